@@ -1,0 +1,104 @@
+"""The one place where a running agent's state lives: written by recovery and sync, read by web.
+
+Only the event loop's thread writes to it; a reader sees a value of some moment, never half of one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Phase = Literal[
+    "starting", "claiming", "restoring", "verifying", "resuming", "ready", "running", "waiting", "stopping", "stopped", "failed"
+]
+MainState = Literal["waiting", "running", "exited"]
+LeaseState = Literal["none", "held", "unleased", "fenced", "released"]
+
+
+@dataclass(slots=True)
+class RootState:
+    name: str
+    files: int = 0
+    bytes: int = 0
+    state: str = "unknown"  # unknown, absent, restored, durable, pending, unreadable, undeclared
+    excluded: int = 0
+    skipped: int = 0  # sockets, devices, pipes
+
+
+@dataclass(slots=True)
+class RestoreProgress:
+    files_done: int = 0
+    files_total: int = 0
+    bytes_done: int = 0
+    bytes_total: int = 0
+
+
+@dataclass(slots=True)
+class SyncState:
+    last_durable: float | None = None  # seconds since the epoch, for people only
+    last_durable_mono: float | None = None
+    snapshot: str | None = None
+    revision: str | None = None
+    pending: int = 0
+    pending_since_mono: float | None = None
+    lag_s: float | None = None  # of the last durable sync: first change to durable
+    error: str | None = None
+    error_since: float | None = None
+    denied: bool = False
+    unsettled: int = 0
+    stale: int = 0
+    unreadable: int = 0
+    trouble_since_mono: float | None = None  # unsettled, stale or unreadable entries without a break since
+    watcher: str = "off"  # inotify, polling, off
+    files: list[dict[str, Any]] = field(default_factory=list)  # paths in trouble: only with the API token
+
+
+@dataclass(slots=True)
+class Keepalive:
+    last: float | None = None
+    last_mono: float | None = None
+    agent: str | None = None
+    every_s: float | None = None
+
+
+@dataclass(slots=True)
+class State:
+    """Everything `/status`, `/health` and the recovery record say about this life of the agent."""
+
+    instance: str
+    version: str
+    space: str
+    store: str
+    persistent: bool
+    started: float = field(default_factory=time.time)
+    started_mono: float = field(default_factory=time.monotonic)
+    phase: Phase = "starting"
+    detail: str = ""  # one sentence for people on what is going on
+    main_state: MainState = "waiting"
+    main_pid: int | None = None
+    main_exit: int | None = None
+    ready: bool = False
+    recovered: bool = False
+    recovery_error: str | None = None
+    mode: Literal["normal", "orphan"] = "normal"
+    lease: LeaseState = "none"
+    epoch: int | None = None
+    lease_holder: str | None = None
+    restore: RestoreProgress = field(default_factory=RestoreProgress)
+    recovery: dict[str, Any] | None = None  # the recovery record, as it is written
+    roots: dict[str, RootState] = field(default_factory=dict)
+    sync: SyncState = field(default_factory=SyncState)
+    keepalive: Keepalive = field(default_factory=Keepalive)
+    commits_hour: int = 0
+    commits_total: int | None = None
+    cold_start: bool = False
+    notes: dict[str, str] = field(default_factory=dict)  # code -> one sentence; each makes health warn
+    failed_checks: list[str] = field(default_factory=list)
+    loop_beat_mono: float = field(default_factory=time.monotonic)
+
+    def note(self, code: str, sentence: str) -> None:
+        self.notes[code] = sentence
+
+    def clear(self, code: str) -> None:
+        self.notes.pop(code, None)

@@ -1,0 +1,160 @@
+"""A store is a versioned tree with an optimistic commit, and nothing more (design, section 10).
+
+Paths inside a store are relative, ``/``-separated ``str`` that encode to UTF-8, without empty, ``.`` or ``..``
+segments. A revision is the store's own name of one committed state of the whole tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sidecar.errors import EX_FAILED, EX_REFUSED, EX_TEMPFAIL, SidecarError
+
+Revision = str
+Source = bytes | Path
+"""The bytes of one path in a commit: held in memory, or a file that nobody changes until the commit is over."""
+
+Progress = Callable[[int], None]
+"""Called with a number of bytes as they arrive; from any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One entry of a store's history, newest first in ``history``.
+
+    ``at`` is seconds since the epoch by the *store's* clock, or None where it has none.
+    """
+
+    revision: Revision
+    title: str
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What ``check`` found: may we write, who can read, and where the store's clock stands.
+
+    ``exists`` is false only where the store is certain that nothing was ever kept there, or where ``check``
+    itself has just created it (``created``). ``now`` is the store's own time in seconds since the epoch.
+    ``detail`` is a short phrase for people, without secrets.
+    """
+
+    writable: bool
+    exists: bool
+    created: bool = False
+    public: bool = False
+    now: float | None = None
+    detail: str = ""
+
+
+class StoreError(SidecarError):
+    """Any failure of a store. Nothing else leaves one."""
+
+
+class Conflict(StoreError):
+    """The parent is not the head: nothing was committed by this call."""
+
+    exit_code = EX_TEMPFAIL
+
+
+class Unavailable(StoreError):
+    """Out of reach, overloaded, or the answer was unclear. ``retry_after`` in seconds where the store said so.
+
+    ``unclear`` is true where a commit was sent and may have landed: read the head before trying again.
+    """
+
+    exit_code = EX_TEMPFAIL
+
+    def __init__(self, message: str, retry_after: float | None = None, *, unclear: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.unclear = unclear
+
+
+class Denied(StoreError):
+    """The store answers and says no: a missing, expired, read-only or wrongly scoped token, or a quota."""
+
+    exit_code = EX_REFUSED
+
+
+class NotFound(StoreError):
+    """No such repository, revision or path."""
+
+    exit_code = EX_REFUSED
+
+
+class Corrupt(StoreError):
+    """The store gave bytes that aren't what it committed."""
+
+    exit_code = EX_FAILED
+
+
+class Refused(StoreError):
+    """The store will not carry this one path, whatever its bytes; the rest of the commit may go without it."""
+
+    exit_code = EX_FAILED
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class Unsupported(StoreError):
+    """This kind of store has no such operation."""
+
+
+class Store(Protocol):
+    """One store. Every method may raise any ``StoreError`` and nothing else; none blocks the event loop."""
+
+    url: str
+    """As people see it; no secret in it."""
+
+    persistent: bool
+    """Whether what is kept here outlives this machine."""
+
+    async def head(self) -> Revision | None:
+        """The newest revision of the main line, or None where nothing was ever committed."""
+
+    async def fetch(
+        self, revision: Revision, paths: Iterable[str], into: Path, progress: Progress | None = None
+    ) -> None:
+        """Write ``paths`` as of ``revision`` to ``into/<path>`` (an existing, private folder of the caller's).
+
+        Each file is either whole or absent. ``NotFound`` names a path that isn't in that revision.
+        """
+
+    async def listing(self, revision: Revision) -> Mapping[str, int]:
+        """Every path of ``revision`` with its size in bytes. Costs what is stored: for verify and cold starts."""
+
+    async def commit(
+        self,
+        parent: Revision | None,
+        put: Mapping[str, Source],
+        delete: Iterable[str],
+        message: str,
+        branch: str | None = None,
+    ) -> Revision:
+        """Make one new revision out of ``parent``'s tree, all of it or nothing.
+
+        ``parent`` must be the head (of ``branch``, which is created at ``parent`` where it doesn't exist, else the main
+        line): else ``Conflict``. ``parent`` None means that nothing was ever committed. Deleting a path that isn't
+        there is no error. After the call returns, every put and delete was seen to be in effect at that revision.
+        """
+
+    async def history(self, limit: int, branch: str | None = None) -> list[Commit]:
+        """The newest ``limit`` commits of the main line (or ``branch``), newest first; empty if there are none."""
+
+    async def keep(self, revision: Revision, name: str) -> None:
+        """Keep ``revision`` reachable as branch ``name``, whatever ``compact`` does later. Again is no error."""
+
+    async def compact(self) -> None:
+        """Squash or prune: give back what only old history needs. The head's tree stays as it is."""
+
+    async def check(self, create: bool = False) -> Access:
+        """Ask who we are here and what we may do; with ``create``, make a missing private home for snapshots."""
+
+    async def close(self) -> None:
+        """Give back connections, threads and child processes."""
