@@ -1,0 +1,46 @@
+# Every target does its own set-up: on a bare Debian with Python 3.11, make and git nothing has to be installed first.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+SCALE ?= 1
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format test-real bench soak lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r t d; do printf '%-18s %s\n' "$$t" "$$d"; done
+
+setup: ## the locked environment in .venv; at once when nothing changed
+	@scripts/setup $(VENV)
+
+demo: setup ## the whole story on this machine, no account: write, kill, lose the disk, restore
+	@$(VENV)/bin/sidecar demo $(ARGS)
+
+test: setup ## all tests but those that need an account; ARGS='-k name' narrows
+	$(PY) -m pytest $(ARGS)
+
+check: setup ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup ## let ruff rewrite what `make check` would complain about
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+test-real: setup ## tests against the real Hub; needs HF_TOKEN with write access
+	$(PY) -m pytest -m real $(ARGS)
+
+bench: setup ## each claim about speed or size, measured on this machine
+	$(PY) -m bench $(ARGS)
+
+soak: setup ## hours of random faults in little time; SCALE=1 takes minutes
+	$(PY) -m bench.soak --scale $(SCALE) $(ARGS)
+
+lock: setup ## resolve the newest allowed versions into requirements/dev.lock
+	@scripts/lock $(ARGS)
+
+clean: ## remove the environment, caches and build results
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
