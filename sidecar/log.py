@@ -7,7 +7,12 @@ import json
 import logging
 import sys
 
-_LEVELS = {logging.WARNING: "WARNING ", logging.ERROR: "ERROR ", logging.CRITICAL: "ERROR ", logging.DEBUG: "debug "}
+_LEVELS = {
+    logging.WARNING: "WARNING ",
+    logging.ERROR: "ERROR ",
+    logging.CRITICAL: "ERROR ",
+    logging.DEBUG: "debug ",
+}
 
 logger = logging.getLogger("sidecar")
 
@@ -39,7 +44,14 @@ class _Json(logging.Formatter):
 
 def _printable(message: str) -> str:
     """File names are anybody's bytes: no terminal escape and no lone surrogate leaves here."""
-    return "".join(c if c == "\n" or (c.isprintable() and not 0xD800 <= ord(c) <= 0xDFFF) else f"\\x{ord(c) & 0xFF:02x}" if ord(c) < 256 or 0xDC80 <= ord(c) <= 0xDCFF else f"\\u{ord(c):04x}" for c in message)
+    return "".join(
+        c
+        if c == "\n" or (c.isprintable() and not 0xD800 <= ord(c) <= 0xDFFF)
+        else f"\\x{ord(c) & 0xFF:02x}"
+        if ord(c) < 256 or 0xDC80 <= ord(c) <= 0xDCFF
+        else f"\\u{ord(c):04x}"
+        for c in message
+    )
 
 
 def setup(form: str = "text", level: str = "info") -> None:

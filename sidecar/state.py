@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Phase = Literal[
-    "starting", "claiming", "restoring", "verifying", "resuming", "ready", "running", "waiting", "stopping", "stopped", "failed"
+    "starting",
+    "claiming",
+    "restoring",
+    "verifying",
+    "resuming",
+    "ready",
+    "running",
+    "waiting",
+    "stopping",
+    "stopped",
+    "failed",
 ]
 MainState = Literal["waiting", "running", "exited"]
 LeaseState = Literal["none", "held", "unleased", "fenced", "released"]

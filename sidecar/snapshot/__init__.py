@@ -1,0 +1,1 @@
+"""From files on disk to one consistent state that a store can keep, and its description."""

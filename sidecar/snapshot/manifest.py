@@ -1,0 +1,140 @@
+"""The manifest: what a snapshot holds, entry by entry.
+
+Paths are ``<root name>/<relative path>`` (a single-file root is just
+``<root name>``), as ``str`` in the way of ``os.fsdecode``: bytes that aren't UTF-8 are lone surrogates in memory and
+``path_b64`` in the JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sidecar.errors import ManifestError
+
+FORMAT = 1
+PATH = ".sidecar/manifest.json"
+BUNDLES = ".sidecar/bundles/"
+LEASE = ".sidecar/lease.json"
+RECOVERY = ".sidecar/recovery.jsonl"
+TITLE = "sidecar: snapshot "
+"""How the title of every commit that carries a snapshot starts; a squash keeps it."""
+
+Kind = Literal["file", "dir", "symlink"]
+Flag = Literal["", "unsettled", "stale", "unreadable"]
+
+_ID = re.compile(r"(0|[1-9][0-9]{0,17})\.(0|[1-9][0-9]{0,17})")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SnapshotId:
+    """``<epoch>.<sequence>``: ordered, unique within a store's life, and never the store's own revision."""
+
+    epoch: int
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.sequence}"
+
+    @classmethod
+    def parse(cls, text: str) -> SnapshotId:
+        """Read ``7.113``; raises ManifestError for anything else."""
+        match = _ID.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise ManifestError(f"{text!r} is no snapshot id (it looks like 7.113)")
+        return cls(int(match[1]), int(match[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a bundled file's bytes are: ``length`` bytes at ``offset`` of the bundle are one zstd frame of tar."""
+
+    bundle: str  # sha256 of the whole bundle, which is also its name
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file, folder or link of a snapshot. ``size`` in bytes and ``sha256`` in hex stand for files only."""
+
+    path: str
+    kind: Kind
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int = 0
+    sha256: str = ""
+    target: str = ""
+    frame: Frame | None = None
+    flag: Flag = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RootRecord:
+    """A root as the snapshot's writer had it; ``path`` is for people (where to declare it)."""
+
+    name: str
+    path: str
+    kind: Literal["dir", "file", "absent"] = "dir"
+    layout: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    snapshot: SnapshotId
+    parent: str | None
+    space: str
+    at: float  # seconds since the epoch by the writer's clock: for people, decides nothing
+    instance: str
+    version: str
+    roots: tuple[RootRecord, ...]
+    entries: Mapping[str, Entry]
+    bundles: Mapping[str, int] = field(default_factory=dict)  # sha256 -> size in bytes
+    shipped: Mapping[str, str] = field(default_factory=dict)  # path -> sha256 that the image brought
+    tombstones: Mapping[str, str] = field(default_factory=dict)  # shipped path that main deleted -> sha256
+
+    def root_of(self, path: str) -> str | None:
+        """The name of the root that ``path`` belongs to."""
+        return root_of(path, [r.name for r in self.roots])
+
+
+def root_of(path: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that ``path`` equals or lies under; names are no prefixes of each other."""
+    for name in names:
+        if path == name or path.startswith(name + "/"):
+            return name
+    return None
+
+
+def title(snapshot: SnapshotId, words: str = "") -> str:
+    return f"{TITLE}{snapshot}" + (f" ({words})" if words else "")
+
+
+def snapshot_in(commit_title: str) -> str | None:
+    """The snapshot id that a commit's title names, if it is one of ours."""
+    if not commit_title.startswith(TITLE):
+        return None
+    word = commit_title[len(TITLE) :].split(" ", 1)[0].strip()
+    return word if _ID.fullmatch(word) else None
+
+
+def mirrored(path: str) -> bool:
+    """Whether a store may carry ``path`` under its own name.
+
+    Git's own names are obeyed by a Hub instead of kept (a ``.gitignore`` drops other files), names that aren't
+    UTF-8 can't be sent, and control characters or backslashes are refused by one server or another.
+    """
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    if any(ord(c) < 32 or ord(c) == 127 or c == "\\" for c in path):
+        return False
+    parts = path.split("/")
+    if any(p.lower() in (".git", ".gitignore", ".gitattributes", ".gitmodules", ".lfsconfig") for p in parts):
+        return False
+    return all(len(p.encode()) <= 250 for p in parts) and len(path.encode()) <= 1000
