@@ -23,8 +23,8 @@ need_ensurepip() {
         die "$1 has no ensurepip module. Install it, or name another Python: make PYTHON=/path/to/python3 setup"
     [ "$(id -u)" = 0 ] || die "$1 has no ensurepip module. Install it: sudo apt-get install $package"
     say "installing $package: this Python came without ensurepip"
-    apt-get update -q >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$package" >&2
+    apt-get -qq update >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$package" >/dev/null
     "$1" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
         die "$1 has no ensurepip module even with $package. Name Debian's Python: make PYTHON=/usr/bin/python3 setup"
 }
