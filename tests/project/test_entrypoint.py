@@ -21,7 +21,7 @@ printf '%s\\0' "$$" "$(/usr/bin/id -u)" "$0" "$@"
 
 @pytest.fixture
 def image() -> Iterator[Path]:
-    """A folder that user 1000 may look into (pytest's own may not be), with the entrypoint as an image has it."""
+    """A folder that user 1000 may look into (pytest's own may not be), with the entrypoint in it."""
     folder = Path(tempfile.mkdtemp(prefix="sidecar-entrypoint-"))
     try:
         folder.chmod(0o755)
@@ -99,8 +99,9 @@ def test_finds_a_sidecar_on_path(image: Path) -> None:
 def test_opt_sidecar_comes_before_path(image: Path) -> None:
     fake_sidecar(image / "bin" / "sidecar")
     inside = f"""
-        mount -t tmpfs tmpfs /opt && mkdir -p /opt/sidecar/bin && cp {image}/bin/sidecar /opt/sidecar/bin/sidecar &&
-        exec setpriv --reuid 1000 --regid 1000 --clear-groups env -i PATH={image}/bin {image}/entrypoint.sh true
+        mount -t tmpfs tmpfs /opt && mkdir -p /opt/sidecar/bin && cp {image}/bin/sidecar /opt/sidecar/bin &&
+        exec setpriv --reuid 1000 --regid 1000 --clear-groups \\
+            env -i PATH={image}/bin {image}/entrypoint.sh true
     """
     run = subprocess.run(
         ["unshare", "--mount", "sh", "-c", inside], capture_output=True, text=True, timeout=20, check=False

@@ -1,7 +1,7 @@
 """Imports go one way (design, section 10), wherever in a module they stand, types included.
 
-A failing test here is a question about the design: either the import is wrong, or the module lies in the wrong
-room. A new top-level module has to be given its layer below.
+A failing test here is a question about the design: either the import is wrong, or the module lies in the
+wrong room. A new top-level module has to be given its layer below.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAYERS: list[tuple[str, frozenset[str]]] = [
 RANK = {member: rank for rank, (_, members) in enumerate(reversed(LAYERS)) for member in members}
 
 SUPERVISOR = frozenset({"supervisor", "pid1", "family", "pipe", "stderr"})
-"""PID 1 and its helpers: outside the layers, since they import nothing but each other and the standard library."""
+"""PID 1 and its helpers: outside the layers, for they import each other and the standard library only."""
 
 THIRD_PARTY = {
     "huggingface_hub": "huggingface_hub",

@@ -51,19 +51,30 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+FAKE_PYTHON = """#!/bin/sh
+[ "$1" = -c ] || echo "$@" >>calls
+"""
+
+
 def stamp(project: Path) -> None:
-    """Mark the venv as fresh the way scripts/setup does, without the downloads."""
-    lines = [
-        'venv=.venv lock=requirements/dev.lock; mkdir -p "$venv/bin"',
-        'printf "#!/bin/sh\\n[ \\"\\$1\\" = -c ] || echo pip \\"\\$@\\" >>%s/calls\\n" "$PWD" >"$venv/bin/python"; chmod +x "$venv/bin/python"',
-        *[
-            line
-            for line in (project / "scripts" / "setup").read_text().splitlines()
-            if line.startswith(("lock_stamp=", "project_stamp="))
-        ],
-        'printf "%s\\n" "$lock_stamp" >"$venv/.lock-stamp"; printf "%s\\n" "$project_stamp" >"$venv/.project-stamp"',
+    """Mark a venv as fresh the way scripts/setup does, without the downloads; its Python notes its calls."""
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    stamps = [
+        line
+        for line in (project / "scripts" / "setup").read_text().splitlines()
+        if line.startswith(("lock_stamp=", "project_stamp="))
     ]
-    subprocess.run(["sh", "-euc", "\n".join(lines)], cwd=project, check=True, timeout=20)
+    assert len(stamps) == 2
+    script = [
+        "venv=.venv lock=requirements/dev.lock",
+        *stamps,
+        'printf "%s\\n" "$lock_stamp" >.venv/.lock-stamp',
+        'printf "%s\\n" "$project_stamp" >.venv/.project-stamp',
+    ]
+    subprocess.run(["sh", "-euc", "\n".join(script)], cwd=project, check=True, timeout=20)
 
 
 def setup(project: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -105,11 +116,17 @@ def test_setup_starts_over_when_the_lock_changed(project: Path) -> None:
     assert "no Python 3.11 or newer found (tried /nowhere/python3)" in run.stderr
 
 
+PYTHON_WITHOUT_ENSUREPIP = """#!/bin/sh
+case "$2" in
+    *ensurepip*) exit 1 ;;
+    *print*) echo python3.11-venv ;;
+esac
+"""
+
+
 def test_setup_names_the_package_that_debian_left_out(project: Path) -> None:
     python = project / "python-without-ensurepip"
-    python.write_text(
-        '#!/bin/sh\ncase "$2" in *version_info\\ *) exit 0;; *print*) echo python3.11-venv;; *) exit 1;; esac\n'
-    )
+    python.write_text(PYTHON_WITHOUT_ENSUREPIP)
     python.chmod(0o755)
     fake = project / "fake"
     fake.mkdir()
