@@ -30,9 +30,6 @@ LAYERS: list[tuple[str, frozenset[str]]] = [
 ]
 RANK = {member: rank for rank, (_, members) in enumerate(reversed(LAYERS)) for member in members}
 
-SUPERVISOR = frozenset({"supervisor", "pid1", "family", "pipe", "stderr"})
-"""PID 1 and its helpers: outside the layers, for they import each other and the standard library only."""
-
 THIRD_PARTY = {
     "huggingface_hub": "huggingface_hub",
     "orjson": "orjson",
@@ -114,6 +111,17 @@ def room(module: str) -> str:
     return "settings" if first.startswith("settings_") else first
 
 
+@cache
+def supervisor_and_helpers() -> frozenset[str]:
+    """PID 1 and what it imports of the package: outside the layers, since none of that may reach into one."""
+    found, todo = set[str](), {"supervisor"}
+    while todo:
+        module = todo.pop()
+        found.add(module)
+        todo |= {each.inner for each in imports() if each.own and each.module == module} - found
+    return frozenset(found - {"__init__"})
+
+
 def test_reads_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "sidecar"
     (package / "sync").mkdir(parents=True)
@@ -146,7 +154,7 @@ def test_reads_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_every_module_has_a_layer() -> None:
     modules = {room(module_name(path)) for path in PACKAGE.rglob("*.py")}
     assert modules, "no module found: is the package where this test looks for it?"
-    assert modules - RANK.keys() - SUPERVISOR == set()
+    assert modules - RANK.keys() - supervisor_and_helpers() == set()
 
 
 def test_imports_go_down_only() -> None:
@@ -227,22 +235,18 @@ def test_web_only_reads_state() -> None:
 
 
 def test_supervisor_imports_its_helpers_and_the_standard_library_only() -> None:
+    helpers = supervisor_and_helpers()
+    assert is_module("sidecar.supervisor")
+    assert {room(each) for each in helpers} & RANK.keys() == set()
     foreign = [
         f"{each.where} imports {each.target}"
         for each in imports()
-        if room(each.module) in SUPERVISOR
-        and (
-            room(each.inner) not in SUPERVISOR
-            if each.own
-            else room(each.target) not in sys.stdlib_module_names
-        )
+        if each.module in helpers and not each.own and room(each.target) not in sys.stdlib_module_names
     ]
     assert foreign == []
 
 
 def test_supervisor_stays_small_when_it_runs() -> None:
-    if not is_module("sidecar.supervisor"):
-        pytest.fail("sidecar/supervisor.py is gone: this test has nothing to look at")
     code = "import sys; sys.path.insert(0, sys.argv[1]); import sidecar.supervisor; print(*sys.modules)"
     # Isolated and without site, so that only what the supervisor asks for is loaded.
     run = subprocess.run(
