@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 _CHUNK = 256 * 1024
 _RANGE = re.compile(r"(\d*)-(\d*)")
@@ -72,19 +73,29 @@ def _body(path: Path, pieces: list[tuple[bytes, int, int]], status: int, headers
         with path.open("rb") as file:
             file.seek(pieces[0][1])
             return Response(file.read(pieces[0][2] - pieces[0][1]), status, headers)
-    return StreamingResponse(_stream(path, pieces), status, headers)
+    return _FileResponse(path, pieces, status, headers)
 
 
-async def _stream(path: Path, pieces: list[tuple[bytes, int, int]]) -> AsyncIterator[bytes]:
-    # Reads come from the page cache: a hop to a thread would cost more than they do.
-    with path.open("rb") as file:
-        for lead, start, end in pieces:
-            if lead:
-                yield lead
-            file.seek(start)
-            while start < end:
-                data = file.read(min(_CHUNK, end - start))
-                if not data:
-                    return
-                start += len(data)
-                yield data
+class _FileResponse(Response):
+    """Pieces of a file, read as they are sent; the file is closed however the sending ends."""
+
+    def __init__(
+        self, path: Path, pieces: list[tuple[bytes, int, int]], status: int, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(None, status, headers)
+        self.path, self.pieces = path, pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        transport = scope["state"]["transport"]
+        # Reads come from the page cache: a hop to a thread would cost more than they do.
+        with self.path.open("rb") as file:
+            for lead, start, end in self.pieces:
+                if lead:
+                    await send({"type": "http.response.body", "body": lead, "more_body": True})
+                file.seek(start)
+                while start < end and not transport.is_closing():
+                    data = file.read(min(_CHUNK, end - start))
+                    start += len(data)
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
