@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tests.hub import admin, commit, faults, lfs, listing, repos, resolve
+from tests.hub import admin, commit, faults, lfs, listing, repos, resolve, xet
 from tests.hub.faults import Message, Receive, Send
 from tests.hub.state import Counter, Hub
 from tests.hub.wire import Call, HubError, answer
@@ -62,7 +62,18 @@ ROUTES: tuple[tuple[str, str, str, Handler], ...] = (
         "/api/resolve-cache/{kind}/{ns}/{name}/{rev}/{path*}",
         resolve.resolve_cache,
     ),
-    ("cdn", "GET HEAD", "/cdn/{place}/{sha256}", resolve.cdn),
+    ("cdn", "GET HEAD", "/cdn/repos/{sha256}", resolve.cdn),
+    ("cdn", "GET HEAD", "/cdn/xet-bridge/{sha256}", resolve.cdn),
+    ("xet_token", "GET", _R + "/xet-{scope}-token/{rev}", xet.token),
+    ("xet_chunk", "GET", "/v1/chunks/{prefix}/{hash}", xet.chunk),
+    ("xet_xorb_put", "POST", "/v1/xorbs/default/{hash}", xet.put_xorb),
+    ("xet_shard", "POST", "/v1/shards", xet.put_shard),
+    ("xet_shard_v2", "POST", "/v2/shards", xet.put_shard),
+    ("xet_reconstruction", "GET", "/v1/reconstructions/{hash}", xet.reconstruction),
+    ("xet_reconstruction_v2", "GET", "/v2/reconstructions/{hash}", xet.reconstruction),
+    ("xet_xorb", "GET", "/cdn/xorbs/{hash}", xet.get_xorb),
+    ("xet_telemetry", "POST", "/v1/telemetry", xet.telemetry),
+    ("xet_declined", "POST GET", "/v1/xorb-{x*}", xet.not_offered),
     *((f"admin.{name}", verbs, f"/__admin__/{path}", call) for name, verbs, path, call in admin.ROUTES),
 )
 
