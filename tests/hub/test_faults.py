@@ -6,15 +6,19 @@ import http.client
 import os
 import time
 from pathlib import Path
+from typing import Any
 
-import httpx2
 import huggingface_hub.constants
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import _http
 
 from tests.hub.identity import DEFAULT_TOKEN
 from tests.hub.server import LocalHub
+
+# The client's own HTTP library, whose errors it lets through: httpx2 from 2.x on, httpx before.
+wire: Any = vars(_http).get("httpx2") or vars(_http)["httpx"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
@@ -62,14 +66,14 @@ def test_rules_choose_by_method_and_path_and_let_some_pass(hub: LocalHub, repo: 
 @pytest.mark.parametrize("action", ["land_then_status", "land_then_cut"])
 def test_a_commit_lands_and_its_answer_is_lost(api: HfApi, hub: LocalHub, repo: str, action: str) -> None:
     hub.fault(action, endpoint="commit")
-    with pytest.raises((HfHubHTTPError, httpx2.HTTPError)):
+    with pytest.raises((HfHubHTTPError, wire.HTTPError)):
         commit(api, repo, b"landed")
     assert hub.files(repo) == {"f": b"landed"}
 
 
 def test_a_request_cut_in_its_body_has_no_effect(api: HfApi, hub: LocalHub, repo: str) -> None:
     hub.fault("cut_request", endpoint="commit", after=1000)
-    with pytest.raises(httpx2.NetworkError):
+    with pytest.raises(wire.NetworkError):
         commit(api, repo, b"x" * 2_000_000)
     assert hub.files(repo) == {}
     assert 1000 <= hub.requests("commit")[0]["bytes_in"] < 2_000_000
@@ -98,6 +102,7 @@ def test_answers_that_only_a_checksum_finds_out(hub: LocalHub, repo: str) -> Non
     assert bodies == [b"0123", b"\xcf123456789", b"01234\xca6789", b"0123456789"]
 
 
+@pytest.mark.skipif(wire.__name__ == "httpx", reason="huggingface_hub 1.x gives up on a truncated body")
 def test_a_download_resumes_behind_a_truncated_answer(
     api: HfApi, hub: LocalHub, repo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
