@@ -1,0 +1,131 @@
+"""What a token may do with a dataset: who it is, who else can read there, and making the dataset if it isn't there.
+
+Each refusal is one sentence with what to do. Nothing is guessed: only our own create tells that a dataset was
+missing, as the Hub answers 404 for what exists and can't be seen by this token too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any
+
+from sidecar.stores.base import Access, Denied, NotFound
+from sidecar.stores.hubcall import Answered, Call, again
+from sidecar.stores.huberrors import SECRETS, Place
+from sidecar.stores.hubread import Repo
+
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """The token's owner, its own name, and its role (read, write, fineGrained or "" where it isn't told)."""
+
+    user: str = ""
+    token: str = ""
+    role: str = ""
+
+    @property
+    def shown(self) -> str:
+        return f"token {self.token!r} of {self.user}" if self.token else "HF_TOKEN"
+
+
+def refuse_early(place: Place) -> None:
+    """Raise ``Denied`` for what no request is needed for: a malformed name, no token, one that can't be sent."""
+    if not _ID.fullmatch(place.repo) or "--" in place.repo or ".." in place.repo:
+        kind = place.repo.partition("/")[0]
+        hint = " without a kind in front" if kind in ("datasets", "models", "spaces") else ""
+        raise Denied(
+            f"{place.repo!r} is no dataset's name: SIDECAR_STORE wants hf://datasets/OWNER/NAME, OWNER/NAME{hint}."
+        )
+    if not place.token:
+        raise Denied(f"No token: add HF_TOKEN with write access to {place.repo} in {SECRETS}, then restart.")
+    if not place.token.isascii() or not place.token.isprintable() or " " in place.token:
+        raise Denied(f"HF_TOKEN holds a space or a character that no token has: paste it anew in {SECRETS}.")
+
+
+def check(repo: Repo, place: Place, *, create: bool, allow_public: bool, call: Call) -> Access:
+    """See ``Store.check``. Raises ``Denied`` and ``NotFound``, or what ``hubcall`` raises."""
+    refuse_early(place)
+    who = _who(repo, call)
+    created = False
+    try:
+        info = _info(repo, call)
+    except Answered as answer:
+        if answer.status not in (401, 403, 404):
+            raise
+        if not create:
+            raise NotFound(
+                f"{repo.id} is no dataset, or the {who.shown} can't see it: "
+                "check SIDECAR_STORE, and what the token may read."
+            ) from answer
+        _create(repo, who)
+        created = True
+        info = _info(repo, call)
+    public = not info.private
+    if public and not allow_public:
+        raise Denied(
+            f"{repo.id} is public: everybody could read your files. Make it private in its settings, "
+            "encrypt (SIDECAR_AGE_RECIPIENT), or set SIDECAR_PUBLIC=allow."
+        )
+    writable, detail = _may_write(repo, who, call)
+    return Access(writable, exists=not created, created=created, public=public, now=_now(call), detail=detail)
+
+
+def _who(repo: Repo, call: Call) -> _Who:
+    try:
+        found: Mapping[str, Any] = again(repo.api.whoami, call)
+    except Answered as answer:
+        if answer.status == 401:
+            raise
+        # This address has a strict limit of its own, and what it tells is only said in messages.
+        return _Who()
+    token = (found.get("auth") or {}).get("accessToken") or {}
+    return _Who(str(found.get("name", "")), str(token.get("displayName", "")), str(token.get("role", "")))
+
+
+def _info(repo: Repo, call: Call) -> Any:
+    return again(partial(repo.api.dataset_info, repo.id, expand=["private", "sha", "disabled"]), call)
+
+
+def _create(repo: Repo, who: _Who) -> None:
+    """Make the dataset, private. Sent once: after an unclear answer a second one would meet our own with a 409."""
+    try:
+        repo.api.create_repo(repo.id, repo_type="dataset", private=True)
+    except Answered as answer:
+        if answer.status == 409:
+            raise Denied(
+                f"{repo.id} exists, but the {who.shown} can't see it. Give that token access to it, "
+                f"or put another HF_TOKEN in {SECRETS}, then restart."
+            ) from answer
+        if answer.status in (401, 403):
+            owner = repo.id.partition("/")[0]
+            raise Denied(
+                f"{repo.id} is not there or not visible, and the {who.shown} may not create it ({answer.text}). "
+                f"Put a token with write access to {owner} into HF_TOKEN in {SECRETS}, or create the dataset yourself."
+            ) from answer
+        raise
+
+
+def _may_write(repo: Repo, who: _Who, call: Call) -> tuple[bool, str]:
+    if who.role == "read":
+        return False, f"the {who.shown} can only read; make one with the role write, put it into HF_TOKEN"
+    try:
+        again(partial(repo.api.auth_check, repo.id, repo_type="dataset", write=True), call)
+    except Answered as answer:
+        if answer.status not in (401, 403, 404):
+            raise
+        needed = "give it write access to this dataset's contents, or use one with the role write"
+        return False, f"the {who.shown} may read {repo.id} but not write it ({answer.status}); {needed}"
+    return True, f"{who.shown}, role {who.role or 'unknown'}"
+
+
+def _now(call: Call) -> float | None:
+    try:
+        return parsedate_to_datetime(call.date or "").timestamp()
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,236 @@
+"""The Hub's own client, made to keep to our limits: imported late, each request bounded, none repeated by itself.
+
+huggingface_hub sends most requests without any timeout, and repeats some of them after waits that the server
+may choose freely (``utils/_http.py``, ``_http_backoff_base``). Both end here, in a transport beneath its HTTP
+client: it sets the timeouts of every single request, and turns each failure into an exception that the client
+doesn't know and hence neither repeats nor rewords. What is repeated, and until when, is decided in ``hubcall``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.request import getproxies, proxy_bypass
+
+import sidecar
+from sidecar.stores.hubcall import Answered, Call, Lost, Patience, current
+
+_BODY = 64 * 1024
+"""How much of a failure's text is read, in bytes."""
+
+_CONFLICTING = "another conflicting operation is in progress"
+"""On this answer to its creation of a repo (409) the client would ask again for ever, without a pause."""
+
+
+def environment(cache: Path, endpoint: str | None) -> dict[str, str]:
+    """What the client reads at its import, set so that it keeps to itself and leaves the app's cache alone."""
+    values = {
+        "HF_HOME": str(cache),
+        "HF_XET_CACHE": str(cache / "xet"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HF_HUB_VERBOSITY": "critical",
+        # Meant for the models of the main app; the store was asked for by its name.
+        "HF_HUB_OFFLINE": "0",
+        "TRANSFORMERS_OFFLINE": "0",
+    }
+    return {**values, "HF_ENDPOINT": endpoint} if endpoint else values
+
+
+_loading = threading.Lock()
+_loaded: ModuleType | None = None
+
+
+def load(cache: Path, endpoint: str | None) -> ModuleType:
+    """Import huggingface_hub over our transport; costs 0.3 s of CPU the first time, so in a worker thread.
+
+    The environment is as before when this returns: children of the agent must not inherit our cache.
+    """
+    global _loaded
+    with _loading:
+        if _loaded is None:
+            values = environment(cache, endpoint)
+            before = {name: os.environ.get(name) for name in values}
+            os.environ.update(values)
+            try:
+                hub = importlib.import_module("huggingface_hub")
+                importlib.import_module("huggingface_hub.hf_api")
+                importlib.import_module("huggingface_hub._commit_api")
+            finally:
+                for name, value in before.items():
+                    if value is None:
+                        os.environ.pop(name, None)
+                    else:
+                        os.environ[name] = value
+            hub.set_client_factory(new_client)
+            _loaded = hub
+    return _loaded
+
+
+def unload() -> None:
+    """Close the client's connections; the next request opens new ones."""
+    with _loading:
+        if _loaded is not None:
+            _loaded.close_session()
+
+
+def xet_possible() -> bool:
+    """Would the client send large files over Xet? It asks these two things, and hf_xet isn't imported for it."""
+    off = os.environ.get("HF_HUB_DISABLE_XET", "").upper() in ("1", "ON", "YES", "TRUE")
+    return not off and importlib.util.find_spec("hf_xet") is not None
+
+
+def headers(token: str | None) -> dict[str, str]:
+    """Headers of a request that we make ourselves, as the client makes its own."""
+    utils = importlib.import_module("huggingface_hub.utils")
+    made: dict[str, str] = utils.build_hf_headers(
+        token=token or False, library_name="space-sidecar", library_version=sidecar.__version__
+    )
+    return made
+
+
+def session() -> Any:
+    """The client's HTTP session (an ``httpx.Client`` in 1.x, ``httpx2`` in 2.x), shared by all stores."""
+    return importlib.import_module("huggingface_hub").get_session()
+
+
+def new_client() -> Any:
+    """A client of the HTTP library that huggingface_hub itself uses, over our transport."""
+    errors = importlib.import_module("huggingface_hub.errors")
+    # 1.x builds on httpx, 2.x on httpx2. Both may be installed; the base class tells which one is meant.
+    base = next(c for c in errors.HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
+    httpx = importlib.import_module(base.__module__.partition(".")[0])
+    return httpx.Client(transport=_transport(httpx), follow_redirects=True, timeout=None)
+
+
+def _transport(httpx: Any) -> Any:
+    class Watched(httpx.SyncByteStream):  # type: ignore[misc]  # which library is known at run time only
+        """A body, in or out, that ends with its call."""
+
+        def __init__(self, inner: Any, call: Call) -> None:
+            self._inner = inner
+            self._call = call
+
+        def __iter__(self) -> Iterator[bytes]:
+            with _translated(httpx):
+                for chunk in self._inner:
+                    self._call.left()
+                    yield chunk
+
+        def close(self) -> None:
+            self._inner.close()
+
+    class Bounded(httpx.BaseTransport):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._limits = httpx.Limits(
+                max_connections=32, max_keepalive_connections=8, keepalive_expiry=10.0
+            )
+            self._by_proxy: dict[str, Any] = {}
+            self._lock = threading.Lock()
+
+        def handle_request(self, request: Any) -> Any:
+            call = current()
+            commit = request.method == "POST" and "/commit/" in request.url.path
+            patience = call.patience if call else Patience()
+            read = patience.commit if commit else patience.read
+            wanted = {
+                "connect": patience.connect,
+                "read": read,
+                "write": patience.read,
+                "pool": patience.read,
+            }
+            if call is None:  # not ours: bounded all the same, else as the client would have it
+                request.extensions = {**request.extensions, "timeout": wanted}
+                return self._route(request.url).handle_request(request)
+            left = call.left()
+            bounded = {name: min(value, left) for name, value in wanted.items()}
+            request.extensions = {**request.extensions, "timeout": bounded}
+            if request.method in ("POST", "PUT"):
+                request.stream = Watched(request.stream, call)
+            posted, call.posted = call.posted, call.posted or commit
+            try:
+                with _translated(httpx):
+                    response = self._route(request.url).handle_request(request)
+            except Lost as lost:
+                call.posted = call.posted if lost.sent else posted
+                raise
+            call.moved()
+            call.date = response.headers.get("date") or call.date
+            response.stream = Watched(response.stream, call)
+            if response.status_code >= 400:
+                raise _answered(request, response)
+            return response
+
+        def _route(self, url: Any) -> Any:
+            """A client with a transport of its own ignores HTTPS_PROXY and NO_PROXY: they are honoured here."""
+            known = getproxies()
+            proxy = "" if proxy_bypass(url.host) else known.get(url.scheme) or known.get("all") or ""
+            with self._lock:
+                if proxy not in self._by_proxy:
+                    self._by_proxy[proxy] = httpx.HTTPTransport(proxy=proxy or None, limits=self._limits)
+                return self._by_proxy[proxy]
+
+        def close(self) -> None:
+            with self._lock:
+                for transport in self._by_proxy.values():
+                    transport.close()
+                self._by_proxy.clear()
+
+    return Bounded()
+
+
+@contextmanager
+def _translated(httpx: Any) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
+        raise Lost(_reason(error), sent=False) from error
+    except httpx.TransportError as error:
+        raise Lost(_reason(error), sent=True) from error
+
+
+def _reason(error: Exception) -> str:
+    kind = type(error).__name__
+    if kind == "ConnectTimeout":
+        return "no connection in time"
+    if "Timeout" in kind:
+        return "no answer in time"
+    return str(error) or kind
+
+
+def _answered(request: Any, response: Any) -> Answered:
+    body = b""
+    # The status is the answer already; its text is a courtesy that may be cut off.
+    with suppress(Exception):
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) >= _BODY:
+                break
+    with suppress(Exception):
+        response.close()
+    known = {name.lower(): value for name, value in response.headers.items()}
+    text = _words(known, body[:_BODY])
+    status = 503 if response.status_code == 409 and _CONFLICTING in text else response.status_code
+    return Answered(status, known, text, request.url.netloc.decode(), request.url.path)
+
+
+def _words(known: Mapping[str, str], body: bytes) -> str:
+    """The server's own words, on one line."""
+    words = known.get("x-error-message", "")
+    try:
+        value = json.loads(body)
+        error = value.get("error") or value.get("message") or value.get("errors") or ""
+        words = words or (error if isinstance(error, str) else json.dumps(error))
+    except (ValueError, AttributeError):
+        if not words and "html" not in known.get("content-type", ""):
+            words = body.decode("utf-8", "replace")
+    return " ".join(words.split())[:500]

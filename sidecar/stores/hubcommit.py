@@ -1,0 +1,215 @@
+"""One commit on the Hub, all of it or nothing, and the look at what it did. Blocks, inside a ``hubcall.Call``.
+
+The same code runs in the agent for what is small and in ``transfer``'s child process for the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sidecar.stores.base import Conflict, Corrupt, Refused, Revision, Source
+from sidecar.stores.hubcall import Answered, Call, again, root
+from sidecar.stores.hubread import Known, Repo, history, known
+
+_LOOKS = 3
+"""How often the head is looked at after an unclear answer: the commit may still be on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One commit. ``parent`` must be the head of ``branch``; ``inline`` keeps uploads off Xet.
+
+    The client sends what it is given as an open file over plain LFS instead of Xet (``_commit_api.py``,
+    ``_upload_files``), and so hf_xet with its threads and buffers stays out of this process.
+    """
+
+    branch: str
+    parent: Revision
+    put: Mapping[str, Source]
+    delete: tuple[str, ...]
+    message: str
+    inline: bool = False
+
+    @property
+    def title(self) -> str:
+        return self.message.partition("\n")[0]
+
+
+def commit(repo: Repo, job: Job, call: Call) -> Revision:
+    """Upload, commit and verify; returns the new revision, or the parent where nothing would change.
+
+    Raises ``Conflict``, ``Refused``, ``Corrupt``, or what ``hubcall`` raises; ``call.posted`` tells whether the
+    commit itself was sent.
+    """
+    hub = _client()
+    try:
+        there = known(
+            repo, job.parent, job.delete, call
+        )  # the Hub answers 404 to a deletion of what isn't there
+    except Answered as answer:
+        if answer.code == "RevisionNotFound":
+            raise Conflict(f"{repo.id} has moved on: {job.parent} is gone from it.") from answer
+        raise
+    additions = [_addition(hub, repo, path, source, job.inline) for path, source in job.put.items()]
+    removals = [
+        hub.CommitOperationDelete(repo.path(path), is_folder=False) for path in job.delete if path in there
+    ]
+    if additions:
+        _preupload(repo, job, additions, call)
+    if additions or removals:
+        revision = _post(repo, job, [*additions, *removals], call)
+    else:
+        revision = job.parent
+    if not call.posted:
+        # The client leaves out what wouldn't change anything, and makes no commit where that is all of it;
+        # it then answers with the head, whosever that is.
+        if revision != job.parent:
+            raise Conflict(f"{repo.id} has moved on: somebody else committed to {job.branch}.")
+        return revision
+    verify(repo, job, revision, call)
+    return revision
+
+
+def _client() -> Any:
+    import huggingface_hub
+
+    return huggingface_hub
+
+
+def _addition(hub: Any, repo: Repo, path: str, source: Source, inline: bool) -> Any:
+    if inline:
+        content: Any = io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
+    else:
+        content = source if isinstance(source, bytes) else str(source)
+    try:
+        return hub.CommitOperationAdd(path_in_repo=repo.path(path), path_or_fileobj=content)
+    except ValueError as error:
+        if isinstance(source, Path) and not source.is_file():
+            raise FileNotFoundError(2, "the staged copy is gone", str(source)) from error
+        raise Refused(
+            f"The Hub's client takes no path like {path}: it must travel in a bundle.", path
+        ) from error
+
+
+def _preupload(repo: Repo, job: Job, additions: list[Any], call: Call) -> None:
+    """Ask how each file travels, and upload the large ones; may be repeated: what has arrived isn't sent again."""
+
+    def upload() -> None:
+        for addition in additions:
+            if isinstance(addition.path_or_fileobj, io.BytesIO):
+                addition.path_or_fileobj.seek(0)
+        repo.api.preupload_lfs_files(
+            repo.id, additions, repo_type="dataset", revision=job.branch, free_memory=False
+        )
+
+    again(upload, call)
+    for path, addition in zip(job.put, additions, strict=True):
+        # The client drops such a file from the commit without a word.
+        if getattr(addition, "_should_ignore", False):
+            raise Refused(f"A .gitignore in {repo.id} keeps {path} out: it must travel in a bundle.", path)
+
+
+def _post(repo: Repo, job: Job, operations: list[Any], call: Call) -> Revision:
+    title, _, rest = job.message.partition("\n")
+
+    def send() -> Revision:
+        made = repo.api.create_commit(
+            repo.id,
+            operations,
+            commit_message=title,
+            commit_description=rest.strip("\n"),
+            repo_type="dataset",
+            revision=job.branch,
+            parent_commit=job.parent,
+        )
+        return str(made.oid)
+
+    pause = call.patience.pause
+    for turn in range(call.patience.tries):
+        try:
+            return again(send, call, unless=lambda: call.posted)
+        except Exception as error:
+            answer = root(error)
+            if not isinstance(answer, Answered):
+                raise
+            if answer.status < 500 and answer.status != 408:
+                call.posted = False  # a clear no
+            if answer.path.endswith("/validate-yaml") and answer.status < 500:
+                raise Refused(f"The Hub takes no such README.md: {answer.text}", "README.md") from error
+            if answer.status != 409 or turn == call.patience.tries - 1:
+                raise _refusal(answer, repo, job) or error from error
+        # Another commit is under way. Ours has the same parent: it meets a 412 if that one gets through.
+        call.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, call.patience.longest)
+    raise AssertionError("unreachable")
+
+
+def _refusal(answer: Answered, repo: Repo, job: Job) -> Refused | None:
+    """A 400 that names one of our paths is about that path."""
+    if answer.status not in (400, 422):
+        return None
+    named = [
+        p for p in job.put if re.search(rf"(?<![\w./-]){re.escape(repo.path(p))}(?![\w/-])", answer.text)
+    ]
+    if not named:
+        return None
+    path = max(named, key=len)
+    return Refused(f"The Hub refuses {path}: {answer.text}", path)
+
+
+def verify(repo: Repo, job: Job, revision: Revision, call: Call) -> None:
+    """See that every put and delete of ``job`` is in effect at ``revision``: raises ``Refused`` or ``Corrupt``."""
+    found = known(repo, revision, [*job.put, *job.delete], call)
+    for path, source in job.put.items():
+        if path not in found:
+            raise Refused(
+                f"The Hub left {path} out of commit {revision} (a .gitignore?): it must travel in a bundle.",
+                path,
+            )
+        if not _same(source, found[path]):
+            raise Corrupt(f"{repo.id} holds other bytes at {path} than commit {revision} put there.")
+    for path in job.delete:
+        if path in found and path not in job.put:
+            raise Corrupt(f"{repo.id} still holds {path}, which commit {revision} deleted.")
+
+
+def _same(source: Source, there: Known) -> bool:
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if size != there.size:
+        return False
+    if there.sha256 is not None:
+        return _digest(source, hashlib.sha256()) == there.sha256
+    return _digest(source, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)) == there.blob
+
+
+def _digest(source: Source, into: Any) -> str:
+    if isinstance(source, bytes):
+        into.update(source)
+    else:
+        with open(source, "rb") as file:
+            while chunk := file.read(1 << 20):
+                into.update(chunk)
+    return str(into.hexdigest())
+
+
+def landed(repo: Repo, job: Job, call: Call, looks: int = _LOOKS) -> Revision | None:
+    """The revision of ``job`` if it got through after all: its title on top of its parent, its puts in effect."""
+    pause = call.patience.pause
+    for turn in range(looks):
+        commits = history(repo, 20, job.branch, call)
+        for commit, parent in zip(commits, commits[1:], strict=False):
+            if commit.title == job.title and parent.revision == job.parent:
+                verify(repo, job, commit.revision, call)
+                return commit.revision
+        if turn == looks - 1 or not commits or commits[0].revision != job.parent:
+            return None
+        call.sleep(pause)
+        pause = min(pause * 2, call.patience.longest)
+    return None
