@@ -40,7 +40,7 @@ class Pace:
 
 
 def pause(pace: Pace, failures: int, chance: float) -> float:
-    """Seconds before the restart that follows ``failures`` in a row; ``chance`` (0..1) spreads it by a fifth."""
+    """Seconds before the restart after ``failures`` in a row; ``chance`` (0..1) spreads it by a fifth."""
     doubled = pace.backoff * 2.0 ** min(failures - 1, 16)
     return float(min(pace.ceiling, doubled) * (0.8 + 0.4 * chance))
 

@@ -237,8 +237,10 @@ def main_environment() -> dict[str, str]:
     if env.get("LC_CTYPE") in ("C.UTF-8", "C.utf8", "UTF-8"):
         try:
             with open("/proc/self/environ", "rb") as given:
-                if b"\0LC_CTYPE=" not in b"\0" + given.read():
-                    del env["LC_CTYPE"]
+                found = [v for v in given.read().split(b"\0") if v.startswith(b"LC_CTYPE=")]
+            del env["LC_CTYPE"]
+            for value in found[-1:]:
+                env["LC_CTYPE"] = os.fsdecode(value[9:])
         except OSError:
             pass
     return env

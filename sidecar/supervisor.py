@@ -105,10 +105,10 @@ class Life:
             self.main = pid1.spawn(self.command, env, self.signals, keep=locks, terminal=self.terminal)
         except OSError as error:
             missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-            hint = "Is it in this image and on PATH, and its #! line right?" if missing else "Is it chmod +x?"
-            say(
-                f"can't execute {self.command[0]!r}: {error.strerror}. {hint} Nothing ran or changed", "error"
-            )
+            hint = "Is it in this image, on PATH, and its #! line right?" if missing else "Is it chmod +x?"
+            say(f"can't execute {self.command[0]!r}: {error.strerror}. {hint} Nothing was run", "error")
+            if self.terminal:
+                pid1.give_terminal(os.getpgrp())
             return 127 if missing else 126
         born = family.look_up(self.main)
         # As PID 1 we take everything with us when we go: then everything is to end before the last sync.
@@ -140,7 +140,7 @@ class Life:
 
     def clear_up(self, until: float) -> None:
         """SIGTERM for each process that main left behind, SIGKILL at ``until`` or when hurried."""
-        told: set[int] = set()
+        told: set[int] | None = None
         kill_until: float | None = None
         while True:
             # Twice: /proc isn't read in one moment, and what forks and ends may slip through once.
@@ -156,10 +156,12 @@ class Life:
             if kill_until is not None and now >= kill_until:
                 say(f"can't be killed: {names}. What it still writes is not in the last sync", "error")
                 return
+            first, told = told is None, told or set()
             for proc in rest:
                 if kill_until is not None:
                     family.send(proc.pid, signal.SIGKILL)
-                elif proc.pid not in told:
+                elif proc.pid not in told and (first or proc.parent == os.getpid()):
+                    # Later ones only as orphans: with a parent they may be what it does on SIGTERM.
                     told.add(proc.pid)
                     family.send(proc.pid, signal.SIGTERM)
             self.step(min(now + 0.1, until if kill_until is None else kill_until))
@@ -180,25 +182,26 @@ class Life:
             why = f"was not made: the agent ended with {self.keeper.failed}"
         say(
             f"the last sync {why}. What changed since the last 'durable' line may be missing from the store; "
-            "the snapshot before it is whole. If this disk survives, the next start or `sidecar sync` sends it",
+            "the snapshot before it is whole. If this disk survives, the next start sends the rest",
             "error",
         )
+        self.keeper.turn("leave")
         self.deadline = 0.0
         self.see_off()
 
     def leave(self) -> None:
         """Main was never started: let the agent withdraw its claim and go, within the grace."""
         now = time.monotonic()
+        self.keeper.turn("leave")
         if self.keeper.failed is None:
             self.deadline = now + self.keeper.grace - margin(self.keeper.grace)
             self.keeper.order("stop", self.deadline)
         else:
             self.deadline = now + self.pace.leave
-        self.keeper.turn("leave")
         self.see_off()
 
     def see_off(self) -> None:
-        """Wait for the agent's exit; kill it at the deadline, a while after its ``done``, or on one more signal."""
+        """Wait for the agent's exit; kill it at the deadline, some time after ``done``, or on a signal."""
         asked = len(self.stops)
         while (agent := self.keeper.agent) is not None and len(self.stops) == asked:
             until = self.deadline
@@ -242,7 +245,7 @@ class Life:
             family.send(self.main, number)
             if number in _STOPS and self.main_stopped:
                 family.send_group(self.main, signal.SIGCONT)
-        elif self.main and number in _STOPS:
+        elif self.main and self.deadline and number in _STOPS:
             left = max(0.0, self.deadline - time.monotonic())
             say(f"{pid1.signal_name(number)}: the last sync is under way, {left:.0f} s at most")
 
@@ -254,7 +257,7 @@ class Life:
         self.keeper.main_exited(code)
 
     def suspend(self) -> None:
-        """Main was stopped. On a shell's terminal (Ctrl-Z) we stop with it, and continue it when continued."""
+        """Main was stopped. On a shell's terminal (Ctrl-Z) we stop with it, and later both continue."""
         self.main_stopped = True
         if not self.terminal or os.getpid() == 1:
             return
