@@ -160,6 +160,11 @@ class Keeper:
             except OSError as error:
                 self._next_after(f"can't be started ({error.strerror})")
 
+    def overslept(self) -> None:
+        """We were stopped or frozen for a while, and the agent perhaps with us: its silence says nothing."""
+        if self.agent is not None:
+            self.agent.heard = self.agent.since = time.monotonic()
+
     def bury(self, status: int) -> None:
         """The agent has ended with this wait status."""
         agent, self.agent = self.agent, None

@@ -30,6 +30,8 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 # Before main there is nobody to forward these to: they end us, as they would end any program.
 _EARLY_STOPS = (*_STOPS, signal.SIGHUP, signal.SIGQUIT)
 
+_OVERSLEPT = 1.0  # seconds beyond a timer that say that the whole container stood still
+
 
 def run(argv: list[str], *, agent: list[str] | None = None, pace: Pace | None = None) -> int:
     """Everything around the command in ``argv`` (what stands behind ``run``); the exit code.
@@ -222,6 +224,8 @@ class Life:
         due = [at for at in (until, self.keeper.timer()) if at is not None]
         fds = {self.signals.wake: select.POLLIN, **self.keeper.interest(now)}
         pid1.wait_for(fds, min(due) - now if due else None)
+        if due and time.monotonic() > max(now, min(due)) + _OVERSLEPT:
+            self.keeper.overslept()
         for number in self.signals.take():
             self.forward(number)
         self.keeper.listen()

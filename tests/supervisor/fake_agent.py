@@ -3,7 +3,8 @@
 The n-th agent of a life follows the n-th script (the last one repeats). A script is words: ``hello:S:G``,
 ``ready``, ``keep:K:V``, ``fail:N``, ``done``: said; ``raw:TEXT``; ``locks:PATH``; ``until:VERB``: serve until
 the supervisor says that; ``serve``: as a sound agent does; ``mute``: alive but never done; ``hang``,
-``sleep:S``, ``flood:S``, ``child``, ``kill``, ``exit:N``, ``close``. What it was told lands in DIR/agent.<n>.
+``sleep:S``, ``garbage``, ``flood:S``, ``child``, ``kill``, ``exit:N``, ``close``. What it was told lands in
+DIR/agent.<n>.
 Runs under ``python -I -S``: the standard library only.
 """
 
@@ -29,7 +30,7 @@ class FakeAgent:
         while os.path.exists(f"{folder}/agent.{self.number}"):
             self.number += 1
         self.folder = folder
-        self.log = open(f"{folder}/agent.{self.number}", "w", buffering=1)
+        self.log = open(f"{folder}/agent.{self.number}", "w", buffering=1)  # noqa: SIM115
         self.note("argv " + " ".join(options))
         self.note(f"pid {os.getpid()} session {os.getsid(0)}")
         self.words = scripts[min(self.number, len(scripts)) - 1].split()
@@ -78,8 +79,11 @@ class FakeAgent:
                 self.serve(done=False)
             case "raw":
                 self.say(":".join(args))
+            case "garbage":
+                self.socket.sendall(b"\xff\x00\x1b[2J\nmain\nkeep\nhello x y\nhello nan -1\nfail\n")
+                self.socket.sendall(b"keep a=b c\nkeep a b\x00c\nkeep \xc3 \xff\n" + b"y" * 5000 + b"\n")
             case "locks":
-                lock = open(args[0], "w")
+                lock = open(args[0], "w")  # noqa: SIM115
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 fds = array.array("i", [lock.fileno()])
                 self.socket.sendmsg([b"locks\n"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])

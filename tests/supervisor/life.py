@@ -17,11 +17,11 @@ SOUND = "hello:2:5 ready serve"
 PATIENCE = 15.0
 
 
-def wait_until(what: Callable[[], object], why: str = "") -> None:
+def wait_until(what: Callable[[], object], why: Callable[[], str] = lambda: "waited too long") -> None:
     """Until ``what`` is true; fails the test after PATIENCE seconds."""
     end = time.monotonic() + PATIENCE
     while not what():
-        assert time.monotonic() < end, why or "waited too long"
+        assert time.monotonic() < end, why()
         time.sleep(0.01)
 
 
@@ -98,17 +98,17 @@ class Life:
 
     def until_said(self, text: str) -> None:
         """Until main has written ``text``."""
-        wait_until(lambda: text in self.said(), f"main never wrote {text!r}; log:\n{self.log()}")
+        wait_until(lambda: text in self.said(), lambda: f"main never wrote {text!r}; log:\n{self.log()}")
 
     def until_logged(self, text: str) -> None:
         """Until the log holds ``text``."""
-        wait_until(lambda: text in self.log(), f"never logged {text!r}:\n{self.log()}")
+        wait_until(lambda: text in self.log(), lambda: f"never logged {text!r}:\n{self.log()}")
 
     def until_agents(self, number: int, having: str = "argv") -> str:
         """Until agent ``number`` has noted ``having``; its notes."""
         wait_until(
             lambda: len(self.agents()) >= number and having in self.agents()[number - 1],
-            f"agent {number} never noted {having!r}",
+            lambda: f"agent {number} never noted {having!r}; log:\n{self.log()}",
         )
         return self.agents()[number - 1]
 
