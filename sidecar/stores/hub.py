@@ -1,16 +1,15 @@
-"""A store on a Hugging Face dataset, through the real ``huggingface_hub`` client (1.16 up to, not including, 3).
+"""A store on a Hugging Face dataset, through the real ``huggingface_hub`` client (from 1.16, below 3).
 
-How a method comes to its answer: ``_run`` gives it a time limit and a thread (``hubcall``), the client's requests
-pass through our transport (``hubclient``), what goes wrong is put into words (``huberrors``). Nothing but a
-``StoreError`` leaves. Reading is in ``hubread`` and ``hubfetch``, writing in ``hubcommit`` and, for what is large,
-in ``transfer``'s child process; who may do what, in ``hubaccess``.
+How a method comes to its answer: ``_run`` gives it a time limit and a thread (``hubcall``), the client's
+requests pass through our transport (``hubclient``), and what goes wrong is put into words (``huberrors``).
+Reading is in ``hubread`` and ``hubfetch``; writing in ``hubcommit`` and, for what is large, in the child
+process of ``transfer``; who may do what in ``hubaccess``. Nothing but a ``StoreError`` leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,29 +22,34 @@ from sidecar.stores import hubaccess, hubclient, hubfetch, hubread, transfer
 from sidecar.stores.base import Access, Commit, Conflict, NotFound, Progress, Revision, Source, Unavailable
 from sidecar.stores.hubcall import Answered, Call, Patience, again, in_thread
 from sidecar.stores.hubcommit import Job, commit, landed
-from sidecar.stores.huberrors import Place, explain
-from sidecar.stores.hubread import Repo
+from sidecar.stores.huberrors import explain
+from sidecar.stores.hubrepo import Place, Repo
 
 T = TypeVar("T")
 
 ENDPOINT = "https://huggingface.co"
+
 LARGE = 32 * 1024 * 1024
-"""From this many bytes in one commit the upload has a process of its own, whichever way it goes."""
+"""Above this many bytes in one commit the upload has a process of its own, whichever way it goes."""
+
 XET_FROM = 1024 * 1024
-"""Where hf_xet is there, from this many bytes: below, deduplication saves less than starting a process costs."""
+"""With hf_xet, above this many: for less, its deduplication saves less than starting a process costs."""
 
 _limit: ContextVar[float] = ContextVar("sidecar_hub_limit", default=float("inf"))
 
 
 class HubStore:
-    """A dataset's branch, below ``prefix``.
+    """One branch of a dataset, below ``prefix``.
 
-    ``head`` is the repo's, whatever it holds: a new dataset begins with a commit of the Hub's own, so it is None
-    only for a branch that isn't there. Whether a snapshot was ever made is told by the manifest, not by the head.
+    ``head`` is the branch's, whatever it holds: a new dataset begins with a commit of the Hub's own, so it
+    is None only where the branch doesn't exist. Whether a snapshot was ever made is told by a manifest, not
+    by the head. ``commit`` with parent None works on a dataset that holds only that first commit, or makes
+    the branch.
 
-    Every call has a time limit: ``patience.request`` (60 s), for commits ``request + commit`` and their size by
-    ``rate``, for ``fetch``, ``listing`` and ``history`` a ``stall`` without progress. ``limit`` shortens it. A call
-    that is cancelled or late leaves a daemon thread behind that ends at its next request, chunk or timeout.
+    Each call has a time limit: ``patience.request`` (60 s); a commit ``request + commit`` and its size by
+    ``rate``; ``fetch``, ``listing`` and ``history`` end after ``stall`` without progress. ``limit``
+    shortens them. A call that is cancelled or late leaves a daemon thread that ends at its next request,
+    chunk or timeout.
     """
 
     persistent = True
@@ -65,12 +69,16 @@ class HubStore:
         patience: Patience | None = None,
         large: int = LARGE,
         xet_from: int = XET_FROM,
+        xet: bool | None = None,
     ) -> None:
-        """``cache_dir`` takes what the client and hf_xet keep (``<state>/hf``); ``probe`` is the path whose
-        headers tell the head; ``large`` and ``xet_from`` are sizes in bytes. Makes no request."""
-        self.url = url or f"hf://datasets/{repo}" + (f"@{branch}" if branch else "") + (
-            f"/{prefix}" if prefix else ""
-        )
+        """Makes no request, and imports nothing.
+
+        ``cache_dir`` takes what the client and hf_xet keep (``<state>/hf``). ``probe`` is the path by whose
+        headers the head is read. ``large`` and ``xet_from`` are in bytes; ``xet`` None goes by what is
+        installed.
+        """
+        at, below = f"@{branch}" if branch else "", f"/{prefix}" if prefix else ""
+        self.url = url or f"hf://datasets/{repo}{at}{below}"
         self._place = Place(repo, branch or "main", (endpoint or ENDPOINT).rstrip("/"), token or None)
         self._prefix = prefix.strip("/")
         self._allow_public = allow_public
@@ -79,13 +87,14 @@ class HubStore:
         self._patience = patience or Patience()
         self._large = large
         self._xet_from = xet_from
+        self._xet = xet
         self._branches = {self._place.branch}
         self._calls: set[Call] = set()
-        self._children: set[asyncio.subprocess.Process] = set()
+        self._children = transfer.Children()
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
-        """Within this block no call of this task lasts longer than ``seconds`` from now, all together."""
+        """Within this block this task's calls, all together, take no longer than ``seconds`` from now."""
         token = _limit.set(min(_limit.get(), time.monotonic() + seconds))
         try:
             yield
@@ -93,12 +102,7 @@ class HubStore:
             _limit.reset(token)
 
     async def head(self) -> Revision | None:
-        try:
-            return await self._run(lambda r, c: hubread.head(r, self._probe, c), "read the head")
-        except NotFound as error:
-            if self._place.branch != "main" and _revision_missing(error):
-                return None
-            raise
+        return await self._run(lambda r, c: hubread.head(r, self._probe, c), "read the head")
 
     async def fetch(
         self, revision: Revision, paths: Iterable[str], into: Path, progress: Progress | None = None
@@ -110,13 +114,11 @@ class HubStore:
             )
 
     async def listing(self, revision: Revision) -> Mapping[str, int]:
-        return await self._run(lambda r, c: hubread.listing(r, revision, c), "list its files", stall=True)
+        return await self._run(lambda r, c: hubread.listing(r, revision, c), "list the files", stall=True)
 
     async def history(self, limit: int, branch: str | None = None) -> list[Commit]:
-        name = branch or self._place.branch
-        return await self._run(
-            lambda r, c: hubread.history(r, limit, name, c), "read its history", stall=True
-        )
+        on = branch or self._place.branch
+        return await self._run(lambda r, c: hubread.history(r, limit, on, c), "read the history", stall=True)
 
     async def commit(
         self,
@@ -126,25 +128,20 @@ class HubStore:
         message: str,
         branch: str | None = None,
     ) -> Revision:
-        """Returns ``parent`` itself where nothing would change. An unclear answer is looked into before it is
-        passed on: the commit is found in the history by its title, on top of ``parent``."""
+        """Returns ``parent`` itself where nothing would change: the client makes no empty commit.
+
+        After an unclear answer, and after a 412, the commit is looked for in the history, by its title on
+        top of ``parent``; only what can't be cleared up so is passed on.
+        """
         on = branch or self._place.branch
         if parent is None:
-            parent = await self._first_parent(on)
-        if on not in self._branches:
+            parent = await self._run(lambda r, c: _first_parent(r, on, c), "read the history")
+        elif on not in self._branches:
             await self.keep(parent, on)
-            self._branches.add(on)
+        self._branches.add(on)
+        job = Job(on, parent, dict(put), tuple(delete), message)
         try:
-            size = await asyncio.to_thread(_size, put)
-        except OSError as error:
-            raise explain(error, "read a staged file", self._place) from error
-        apart = size > (self._xet_from if hubclient.xet_possible() else self._large)
-        job = Job(on, parent, dict(put), tuple(delete), message, inline=not apart and size <= self._xet_from)
-        seconds = self._patience.request + self._patience.commit + size / self._patience.rate
-        try:
-            if apart:
-                return await self._apart(job, seconds)
-            return await self._run(lambda r, c: commit(r, job, c), "commit", seconds=seconds)
+            return await self._send(job)
         except (Unavailable, Conflict) as error:
             if isinstance(error, Unavailable) and not error.unclear:
                 raise
@@ -156,72 +153,45 @@ class HubStore:
             raise
 
     async def keep(self, revision: Revision, name: str) -> None:
-        def make(repo: Repo, call: Call) -> None:
-            try:
-                again(
-                    lambda: repo.api.create_branch(
-                        repo.id, branch=name, revision=revision, repo_type="dataset"
-                    ),
-                    call,
-                )
-            except Answered as answer:
-                if answer.status != 409:
-                    raise
-
-        await self._run(make, f"make the branch {name}")
+        await self._run(lambda r, c: _branch(r, revision, name, c), f"make the branch {name}")
 
     async def compact(self) -> None:
-        """Squash the branch into one commit; it keeps the newest one's title. Every revision gets a new name."""
+        """Squash the branch into one commit with the newest one's title. Every revision gets a new name."""
 
         def squash(repo: Repo, call: Call) -> None:
-            title = hubread.history(repo, 1, repo.branch, call)[0].title
-            repo.api.super_squash_history(
-                repo.id, branch=repo.branch, commit_message=title, repo_type="dataset"
-            )
+            commits = hubread.history(repo, 1, repo.branch, call)
+            if commits:
+                repo.api.super_squash_history(
+                    repo.id, branch=repo.branch, commit_message=commits[0].title, repo_type="dataset"
+                )
 
-        await self._run(squash, "squash its history")
+        await self._run(squash, "squash the history")
 
     async def check(self, create: bool = False) -> Access:
         hubaccess.refuse_early(self._place)
         return await self._run(
-            lambda r, c: hubaccess.check(
-                r, self._place, create=create, allow_public=self._allow_public, call=c
-            ),
-            "check its access",
+            lambda r, c: hubaccess.check(r, create, self._allow_public, c), "check the access"
         )
 
     async def close(self) -> None:
         for call in list(self._calls):
             call.over.set()
-        for child in list(self._children):
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
+        self._children.kill()
         await asyncio.to_thread(hubclient.unload)
 
-    async def _first_parent(self, branch: str) -> Revision:
-        """The parent of the first commit: the one that the Hub made with the repo, if it is the only one."""
-
-        def find(repo: Repo, call: Call) -> Revision:
-            commits = hubread.history(repo, 2, branch, call)
-            # A squashed history is one commit too, but not an empty one.
-            begun = len(commits) != 1 or hubread.own_files(repo, commits[0].revision, call)
-            if begun:
-                raise Conflict(f"{repo.id} was committed to before: read its head first.")
-            return commits[0].revision
-
-        return await self._run(find, "read its history")
-
-    async def _apart(self, job: Job, seconds: float) -> Revision:
-        call = Call(self._patience, seconds, _limit.get())
-        self._calls.add(call)
+    async def _send(self, job: Job) -> Revision:
         try:
-            return await transfer.upload(self._place, self._prefix, job, call, self._cache, self._children)
-        except Exception as error:
-            raise explain(
-                error, "upload", self._place, posted=call.posted, hint=self._patience.hint
-            ) from error
-        finally:
-            self._calls.discard(call)
+            size = sum(len(s) if isinstance(s, bytes) else s.stat().st_size for s in job.put.values())
+        except OSError as error:
+            raise explain(error, "read a staged file", self._place) from error
+        seconds = self._patience.request + self._patience.commit + size / self._patience.rate
+        xet = hubclient.xet_possible() if self._xet is None else self._xet
+        if size <= (self._xet_from if xet else self._large):
+            return await self._run(lambda r, c: commit(r, job, c, plain=True), "commit", seconds=seconds)
+        call = Call(self._patience, seconds, _limit.get())
+        with self._explained(call, "commit"):
+            order = transfer.Order(self._place, self._prefix, job, self._cache, xet)
+            return await transfer.upload(order, call, self._children)
 
     async def _run(
         self,
@@ -231,28 +201,46 @@ class HubStore:
         seconds: float | None = None,
         stall: bool = False,
     ) -> T:
-        """``work`` in a thread of its own, under the time limit; every failure comes out as a ``StoreError``."""
+        """``work`` in a thread of its own, under a time limit; ``doing`` completes "could not …"."""
         usual = self._patience.stall if stall else self._patience.request
         call = Call(self._patience, seconds or usual, _limit.get(), stall=stall)
+        with self._explained(call, doing):
+            hubaccess.refuse_unsendable(self._place)
+            return await in_thread(lambda: work(self._repo(), call), call)
+
+    @contextmanager
+    def _explained(self, call: Call, doing: str) -> Iterator[None]:
         self._calls.add(call)
         try:
-            return await in_thread(lambda: work(self._repo(), call), call)
+            yield
         except Exception as error:
-            raise explain(error, doing, self._place, posted=call.posted, hint=self._patience.hint) from error
+            hint = self._patience.hint
+            raise explain(error, doing, self._place, posted=call.posted, hint=hint) from error
         finally:
             self._calls.discard(call)
 
     def _repo(self) -> Repo:
-        place = self._place
-        hub = hubclient.load(self._cache, place.endpoint)
-        api = hub.HfApi(endpoint=place.endpoint, token=place.token or False, library_name="space-sidecar")
-        return Repo(api, place.repo, place.branch, self._prefix, place.endpoint, place.token)
+        return hubclient.open_repo(self._place, self._prefix, self._cache)
 
 
-def _size(put: Mapping[str, Source]) -> int:
-    return sum(len(source) if isinstance(source, bytes) else source.stat().st_size for source in put.values())
+def _branch(repo: Repo, revision: Revision, name: str, call: Call) -> None:
+    try:
+        again(
+            lambda: repo.api.create_branch(repo.id, branch=name, revision=revision, repo_type="dataset"), call
+        )
+    except Answered as answer:
+        if answer.status != 409:  # it is there already
+            raise
 
 
-def _revision_missing(error: NotFound) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, Answered) and cause.code == "RevisionNotFound"
+def _first_parent(repo: Repo, branch: str, call: Call) -> Revision:
+    """The parent of a first commit: what the Hub made with the repo, if nothing came after it."""
+    commits = hubread.history(repo, 2, branch, call)
+    if not commits and branch != "main":
+        oldest = hubread.history(repo, 100_000, "main", call)[-1].revision
+        _branch(repo, oldest, branch, call)
+        return oldest
+    # A squashed history is one commit too, but not an empty one.
+    if len(commits) != 1 or not hubread.untouched(repo, commits[0].revision, call):
+        raise Conflict(f"{repo.id} was committed to before: read its head first.")
+    return commits[0].revision

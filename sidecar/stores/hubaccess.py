@@ -1,4 +1,4 @@
-"""What a token may do with a dataset: who it is, who else can read there, and making the dataset if it isn't there.
+"""What a token may do with a dataset, who else can read there, and making the dataset where it is missing.
 
 Each refusal is one sentence with what to do. Nothing is guessed: only our own create tells that a dataset was
 missing, as the Hub answers 404 for what exists and can't be seen by this token too.
@@ -15,8 +15,8 @@ from typing import Any
 
 from sidecar.stores.base import Access, Denied, NotFound
 from sidecar.stores.hubcall import Answered, Call, again
-from sidecar.stores.huberrors import SECRETS, Place
-from sidecar.stores.hubread import Repo
+from sidecar.stores.huberrors import SECRETS
+from sidecar.stores.hubrepo import Place, Repo
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 
@@ -34,23 +34,28 @@ class _Who:
         return f"token {self.token!r} of {self.user}" if self.token else "HF_TOKEN"
 
 
-def refuse_early(place: Place) -> None:
-    """Raise ``Denied`` for what no request is needed for: a malformed name, no token, one that can't be sent."""
+def refuse_unsendable(place: Place) -> None:
+    """Raise ``Denied`` for a name that no dataset can have, and for a token that can't stand in a header."""
     if not _ID.fullmatch(place.repo) or "--" in place.repo or ".." in place.repo:
         kind = place.repo.partition("/")[0]
-        hint = " without a kind in front" if kind in ("datasets", "models", "spaces") else ""
+        hint = f", without {kind!r} in OWNER/NAME" if kind in ("datasets", "models", "spaces") else ""
         raise Denied(
-            f"{place.repo!r} is no dataset's name: SIDECAR_STORE wants hf://datasets/OWNER/NAME, OWNER/NAME{hint}."
+            f"{place.repo!r} is no dataset's name: SIDECAR_STORE wants hf://datasets/OWNER/NAME{hint}."
         )
-    if not place.token:
-        raise Denied(f"No token: add HF_TOKEN with write access to {place.repo} in {SECRETS}, then restart.")
-    if not place.token.isascii() or not place.token.isprintable() or " " in place.token:
+    token = place.token
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise Denied(f"HF_TOKEN holds a space or a character that no token has: paste it anew in {SECRETS}.")
 
 
-def check(repo: Repo, place: Place, *, create: bool, allow_public: bool, call: Call) -> Access:
+def refuse_early(place: Place) -> None:
+    """Raise ``Denied`` where no request is needed to see that nothing can be kept there."""
+    refuse_unsendable(place)
+    if not place.token:
+        raise Denied(f"No token: add HF_TOKEN with write access to {place.repo} in {SECRETS}, then restart.")
+
+
+def check(repo: Repo, create: bool, allow_public: bool, call: Call) -> Access:
     """See ``Store.check``. Raises ``Denied`` and ``NotFound``, or what ``hubcall`` raises."""
-    refuse_early(place)
     who = _who(repo, call)
     created = False
     try:
@@ -93,7 +98,7 @@ def _info(repo: Repo, call: Call) -> Any:
 
 
 def _create(repo: Repo, who: _Who) -> None:
-    """Make the dataset, private. Sent once: after an unclear answer a second one would meet our own with a 409."""
+    """Make the dataset, private. Sent once: after an unclear answer a second one might meet our own: 409."""
     try:
         repo.api.create_repo(repo.id, repo_type="dataset", private=True)
     except Answered as answer:
@@ -105,8 +110,10 @@ def _create(repo: Repo, who: _Who) -> None:
         if answer.status in (401, 403):
             owner = repo.id.partition("/")[0]
             raise Denied(
-                f"{repo.id} is not there or not visible, and the {who.shown} may not create it ({answer.text}). "
-                f"Put a token with write access to {owner} into HF_TOKEN in {SECRETS}, or create the dataset yourself."
+                f"{repo.id} is missing or not visible, and the {who.shown} may not create it "
+                f"({answer.text}). "
+                f"Put a token with write access to {owner} into HF_TOKEN in {SECRETS}, "
+                "or create the dataset yourself."
             ) from answer
         raise
 

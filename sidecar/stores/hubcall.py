@@ -1,4 +1,4 @@
-"""One call of the Hub store: its time limit, its thread, its repetitions, and the three ways in which it can fail.
+"""One call of the Hub store: its time limit, its thread, its repetitions, and the three ways to fail.
 
 Nothing here knows huggingface_hub; ``hubclient`` puts these limits beneath it.
 """
@@ -113,8 +113,8 @@ def root(error: BaseException | None) -> Failure | None:
 class Call:
     """One call of a store's method: its time, and what it did. Shared by its thread and the event loop.
 
-    ``seconds`` from now, and no longer than ``hard`` (monotonic clock); with ``stall`` each sign of life gives
-    ``seconds`` anew, up to ``hard``.
+    ``seconds`` from now, and no longer than ``hard`` (monotonic clock); with ``stall`` each sign of life
+    gives ``seconds`` anew, up to ``hard``.
     """
 
     def __init__(self, patience: Patience, seconds: float, hard: float, *, stall: bool = False) -> None:
@@ -173,10 +173,10 @@ def current() -> Call | None:
 
 
 async def in_thread(work: Callable[[], T], call: Call) -> T:
-    """Run ``work`` for ``call`` in a thread of its own and return its result; raises ``Late`` at the deadline.
+    """Run ``work`` for ``call`` in a thread of its own, return its result; raises ``Late`` at the deadline.
 
-    A thread that is given up ends at its next request, chunk or timeout. It is a daemon: unlike a pool's threads
-    it can't hold up the end of the process, and it takes no place from the next call.
+    A thread that is given up ends at its next request, chunk or timeout. It is a daemon: unlike a pool's
+    threads it can't hold up the end of the process, and it takes no place from the next call.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
@@ -210,7 +210,7 @@ async def in_thread(work: Callable[[], T], call: Call) -> T:
 
 
 def again(work: Callable[[], T], call: Call, unless: Callable[[], bool] = lambda: False) -> T:
-    """``work``, which may safely be repeated (while not ``unless``), until it succeeds or time can't mend it."""
+    """``work``, repeated (while not ``unless``) until it succeeds or fails in a way that time can't mend."""
     pause = call.patience.pause
     for _ in range(call.patience.tries - 1):
         try:

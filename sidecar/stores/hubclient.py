@@ -1,9 +1,10 @@
-"""The Hub's own client, made to keep to our limits: imported late, each request bounded, none repeated by itself.
+"""The Hub's own client, kept to our limits: imported late, each request bounded, none repeated by itself.
 
-huggingface_hub sends most requests without any timeout, and repeats some of them after waits that the server
-may choose freely (``utils/_http.py``, ``_http_backoff_base``). Both end here, in a transport beneath its HTTP
-client: it sets the timeouts of every single request, and turns each failure into an exception that the client
-doesn't know and hence neither repeats nor rewords. What is repeated, and until when, is decided in ``hubcall``.
+huggingface_hub sends most requests without any timeout, and repeats some of them after waits that the
+server may choose freely (``utils/_http.py``, ``_http_backoff_base``). Both end here, in a transport beneath
+its HTTP client: it sets the timeouts of every single request, and turns each failure into an exception that
+the client doesn't know and hence neither repeats nor rewords. What is repeated, and until when, is decided
+in ``hubcall``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import sidecar
 from sidecar.stores.hubcall import Answered, Call, Lost, Patience, current
+from sidecar.stores.hubrepo import Place, Repo
 
 _BODY = 64 * 1024
 """How much of a failure's text is read, in bytes."""
@@ -31,7 +33,7 @@ _CONFLICTING = "another conflicting operation is in progress"
 
 
 def environment(cache: Path, endpoint: str | None) -> dict[str, str]:
-    """What the client reads at its import, set so that it keeps to itself and leaves the app's cache alone."""
+    """What the client reads at its import, so that it keeps to itself and leaves the app's cache alone."""
     values = {
         "HF_HOME": str(cache),
         "HF_XET_CACHE": str(cache / "xet"),
@@ -76,6 +78,13 @@ def load(cache: Path, endpoint: str | None) -> ModuleType:
     return _loaded
 
 
+def open_repo(place: Place, prefix: str, cache: Path) -> Repo:
+    """The dataset at ``place`` through the client, which is loaded for it."""
+    hub = load(cache, place.endpoint)
+    api = hub.HfApi(endpoint=place.endpoint, token=place.token or False, library_name="space-sidecar")
+    return Repo(api, place, prefix)
+
+
 def unload() -> None:
     """Close the client's connections; the next request opens new ones."""
     with _loading:
@@ -84,7 +93,7 @@ def unload() -> None:
 
 
 def xet_possible() -> bool:
-    """Would the client send large files over Xet? It asks these two things, and hf_xet isn't imported for it."""
+    """Would the client send large files over Xet? It asks the same; hf_xet isn't imported for it."""
     off = os.environ.get("HF_HUB_DISABLE_XET", "").upper() in ("1", "ON", "YES", "TRUE")
     return not off and importlib.util.find_spec("hf_xet") is not None
 
@@ -171,7 +180,7 @@ def _transport(httpx: Any) -> Any:
             return response
 
         def _route(self, url: Any) -> Any:
-            """A client with a transport of its own ignores HTTPS_PROXY and NO_PROXY: they are honoured here."""
+            """A client with its own transport ignores HTTPS_PROXY and NO_PROXY: they are honoured here."""
             known = getproxies()
             proxy = "" if proxy_bypass(url.host) else known.get(url.scheme) or known.get("all") or ""
             with self._lock:

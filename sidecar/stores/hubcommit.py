@@ -1,4 +1,4 @@
-"""One commit on the Hub, all of it or nothing, and the look at what it did. Blocks, inside a ``hubcall.Call``.
+"""One commit on the Hub, all of it or nothing, and the look at what it did. Blocks, in a ``hubcall.Call``.
 
 The same code runs in the agent for what is small and in ``transfer``'s child process for the rest.
 """
@@ -6,67 +6,69 @@ The same code runs in the agent for what is small and in ``transfer``'s child pr
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from sidecar.stores.base import Conflict, Corrupt, Refused, Revision, Source
 from sidecar.stores.hubcall import Answered, Call, again, root
-from sidecar.stores.hubread import Known, Repo, history, known
+from sidecar.stores.hubread import Known, history, known
+from sidecar.stores.hubrepo import Repo
 
-_LOOKS = 3
-"""How often the head is looked at after an unclear answer: the commit may still be on its way."""
+_IN_MEMORY = 128 * 1024
+"""Sources up to this size are read, larger ones opened: neither many bytes nor many open files at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One commit. ``parent`` must be the head of ``branch``; ``inline`` keeps uploads off Xet.
-
-    The client sends what it is given as an open file over plain LFS instead of Xet (``_commit_api.py``,
-    ``_upload_files``), and so hf_xet with its threads and buffers stays out of this process.
-    """
+    """One commit: ``parent`` must be the head of ``branch``."""
 
     branch: str
     parent: Revision
     put: Mapping[str, Source]
     delete: tuple[str, ...]
     message: str
-    inline: bool = False
 
     @property
     def title(self) -> str:
         return self.message.partition("\n")[0]
 
 
-def commit(repo: Repo, job: Job, call: Call) -> Revision:
+def commit(repo: Repo, job: Job, call: Call, *, plain: bool) -> Revision:
     """Upload, commit and verify; returns the new revision, or the parent where nothing would change.
 
-    Raises ``Conflict``, ``Refused``, ``Corrupt``, or what ``hubcall`` raises; ``call.posted`` tells whether the
-    commit itself was sent.
+    ``plain`` sends large files over LFS, whatever is installed: the client does so with what it gets as an
+    open file (``_commit_api.py``, ``_upload_files``), and hf_xet with its threads and buffers stays out of
+    this process. Without it the client chooses, which is Xet where hf_xet is there.
+
+    Raises ``Conflict``, ``Refused``, ``Corrupt``, or what ``hubcall`` raises; ``call.posted`` tells whether
+    the commit itself was sent.
     """
-    hub = _client()
+    hub = importlib.import_module("huggingface_hub")
     try:
-        there = known(
-            repo, job.parent, job.delete, call
-        )  # the Hub answers 404 to a deletion of what isn't there
+        # The Hub answers 404 to a commit that deletes what isn't there.
+        there = known(repo, job.parent, job.delete, call)
     except Answered as answer:
         if answer.code == "RevisionNotFound":
             raise Conflict(f"{repo.id} has moved on: {job.parent} is gone from it.") from answer
         raise
-    additions = [_addition(hub, repo, path, source, job.inline) for path, source in job.put.items()]
     removals = [
         hub.CommitOperationDelete(repo.path(path), is_folder=False) for path in job.delete if path in there
     ]
-    if additions:
-        _preupload(repo, job, additions, call)
-    if additions or removals:
-        revision = _post(repo, job, [*additions, *removals], call)
-    else:
-        revision = job.parent
+    with _additions(hub, repo, job, plain) as additions:
+        if additions:
+            _preupload(repo, job, additions, call)
+        if additions or removals:
+            revision = _post(repo, job, [*additions, *removals], call)
+        else:
+            revision = history(repo, 1, job.branch, call)[0].revision
     if not call.posted:
         # The client leaves out what wouldn't change anything, and makes no commit where that is all of it;
         # it then answers with the head, whosever that is.
@@ -77,33 +79,36 @@ def commit(repo: Repo, job: Job, call: Call) -> Revision:
     return revision
 
 
-def _client() -> Any:
-    import huggingface_hub
-
-    return huggingface_hub
-
-
-def _addition(hub: Any, repo: Repo, path: str, source: Source, inline: bool) -> Any:
-    if inline:
-        content: Any = io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
-    else:
-        content = source if isinstance(source, bytes) else str(source)
-    try:
-        return hub.CommitOperationAdd(path_in_repo=repo.path(path), path_or_fileobj=content)
-    except ValueError as error:
-        if isinstance(source, Path) and not source.is_file():
-            raise FileNotFoundError(2, "the staged copy is gone", str(source)) from error
-        raise Refused(
-            f"The Hub's client takes no path like {path}: it must travel in a bundle.", path
-        ) from error
+@contextmanager
+def _additions(hub: Any, repo: Repo, job: Job, plain: bool) -> Iterator[list[Any]]:
+    with ExitStack() as files:
+        made = []
+        for path, source in job.put.items():
+            content: Any = source if isinstance(source, bytes) else str(source)
+            if plain and isinstance(source, bytes):
+                content = io.BytesIO(source)
+            elif plain and isinstance(source, Path):
+                small = source.stat().st_size <= _IN_MEMORY
+                content = (
+                    io.BytesIO(source.read_bytes()) if small else files.enter_context(open(source, "rb"))
+                )
+            try:
+                made.append(hub.CommitOperationAdd(path_in_repo=repo.path(path), path_or_fileobj=content))
+            except ValueError as error:
+                if isinstance(source, Path) and not source.is_file():
+                    raise FileNotFoundError(2, "the staged copy is gone", str(source)) from error
+                raise Refused(
+                    f"The Hub's client takes no path like {path}: it must travel in a bundle.", path
+                ) from error
+        yield made
 
 
 def _preupload(repo: Repo, job: Job, additions: list[Any], call: Call) -> None:
-    """Ask how each file travels, and upload the large ones; may be repeated: what has arrived isn't sent again."""
+    """Ask how each file travels, upload the large ones; when repeated, what has arrived isn't sent again."""
 
     def upload() -> None:
         for addition in additions:
-            if isinstance(addition.path_or_fileobj, io.BytesIO):
+            if isinstance(addition.path_or_fileobj, io.BufferedIOBase):
                 addition.path_or_fileobj.seek(0)
         repo.api.preupload_lfs_files(
             repo.id, additions, repo_type="dataset", revision=job.branch, free_memory=False
@@ -156,7 +161,9 @@ def _refusal(answer: Answered, repo: Repo, job: Job) -> Refused | None:
     if answer.status not in (400, 422):
         return None
     named = [
-        p for p in job.put if re.search(rf"(?<![\w./-]){re.escape(repo.path(p))}(?![\w/-])", answer.text)
+        path
+        for path in job.put
+        if re.search(rf"(?<![\w./-]){re.escape(repo.path(path))}(?![\w/-])", answer.text)
     ]
     if not named:
         return None
@@ -165,8 +172,8 @@ def _refusal(answer: Answered, repo: Repo, job: Job) -> Refused | None:
 
 
 def verify(repo: Repo, job: Job, revision: Revision, call: Call) -> None:
-    """See that every put and delete of ``job`` is in effect at ``revision``: raises ``Refused`` or ``Corrupt``."""
-    found = known(repo, revision, [*job.put, *job.delete], call)
+    """See that each put and delete of ``job`` is in effect at ``revision``; else ``Refused`` or ``Corrupt``."""
+    found = known(repo, revision, [*job.put, *job.delete], call, new=True)
     for path, source in job.put.items():
         if path not in found:
             raise Refused(
@@ -199,15 +206,18 @@ def _digest(source: Source, into: Any) -> str:
     return str(into.hexdigest())
 
 
-def landed(repo: Repo, job: Job, call: Call, looks: int = _LOOKS) -> Revision | None:
-    """The revision of ``job`` if it got through after all: its title on top of its parent, its puts in effect."""
+def landed(repo: Repo, job: Job, call: Call, looks: int) -> Revision | None:
+    """The revision of ``job`` if it got through: its title on top of its parent, its puts in effect.
+
+    Looks ``looks`` times while the head is still the parent: the commit may be on its way.
+    """
     pause = call.patience.pause
     for turn in range(looks):
         commits = history(repo, 20, job.branch, call)
-        for commit, parent in zip(commits, commits[1:], strict=False):
-            if commit.title == job.title and parent.revision == job.parent:
-                verify(repo, job, commit.revision, call)
-                return commit.revision
+        for newer, older in pairwise(commits):
+            if newer.title == job.title and older.revision == job.parent:
+                verify(repo, job, newer.revision, call)
+                return newer.revision
         if turn == looks - 1 or not commits or commits[0].revision != job.parent:
             return None
         call.sleep(pause)

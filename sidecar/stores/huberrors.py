@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from sidecar.masking import mask
 from sidecar.stores.base import Conflict, Denied, NotFound, StoreError, Unavailable
 from sidecar.stores.hubcall import Answered, Late, Lost, root
+from sidecar.stores.hubrepo import Place
 
 # No code tells a full account from a missing permission: both are 403 (402, 413 and 507 are seen too).
 _QUOTA = re.compile(
@@ -15,20 +14,6 @@ _QUOTA = re.compile(
 )
 
 SECRETS = "Settings > Secrets"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a store is, for its messages; ``token`` only to keep it out of them."""
-
-    repo: str
-    branch: str
-    endpoint: str
-    token: str | None
-
-    def clean(self, text: str) -> str:
-        """``text`` without the token."""
-        return mask(text, [self.token] if self.token else [])
 
 
 def explain(
@@ -72,7 +57,7 @@ def _answered(failure: Answered, doing: str, place: Place, posted: bool, hint: f
         case 403:
             return Denied(
                 f"Hub answers 403, could not {doing} in {place.repo}{words}. "
-                f"Give the token write access to that dataset, or put another HF_TOKEN in {SECRETS}, then restart."
+                f"Give the token write access to it, or put another HF_TOKEN in {SECRETS}, then restart."
             )
         case 404:
             return _missing(failure, place)

@@ -1,7 +1,8 @@
 """Large uploads in a short-lived child process: hf_xet's threads and buffers (some 125 MB) go away with it.
 
-The parent writes one line of JSON to the child's stdin, the token in it: no secret in argv or environment. It keeps
-stdin open: its end tells the child that the parent is gone. The child answers with one line of JSON on stdout.
+The parent writes one line of JSON to the child's stdin, the token in it: no secret stands in argv or
+environment. It keeps stdin open: its end tells the child that the parent is gone. The child answers with
+one line on stdout.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,90 +25,120 @@ from sidecar.stores import base, hubclient
 from sidecar.stores.base import Refused, Revision, Source, StoreError, Unavailable
 from sidecar.stores.hubcall import Call, Late, Patience, during
 from sidecar.stores.hubcommit import Job, commit
-from sidecar.stores.huberrors import Place, explain
-from sidecar.stores.hubread import Repo
+from sidecar.stores.huberrors import explain
+from sidecar.stores.hubrepo import Place
 
 _KINDS = ("Conflict", "Unavailable", "Denied", "NotFound", "Corrupt", "Refused", "Unsupported")
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 
 
-async def upload(
-    place: Place, prefix: str, job: Job, call: Call, cache: Path, running: set[asyncio.subprocess.Process]
-) -> Revision:
-    """Make ``job``'s commit in a child process; it is killed at the call's deadline and when this is cancelled.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a child has to do: ``job``, at ``place`` below ``prefix``; ``xet`` or plain LFS."""
 
-    Raises a ``StoreError``; ``Unavailable.unclear`` where the child was ended before it could answer. The child
-    stands in ``running`` while it lives.
+    place: Place
+    prefix: str
+    job: Job
+    cache: Path
+    xet: bool
+
+
+class Children:
+    """The uploads that run, so that closing the store can end them."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.subprocess.Process] = set()
+
+    async def start(self, order: Order) -> asyncio.subprocess.Process:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "sidecar.stores.transfer",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env=_environment(order),
+        )
+        self._running.add(child)
+        return child
+
+    async def end(self, child: asyncio.subprocess.Process) -> None:
+        """Kill the child's group unless it has ended, and collect it."""
+        _kill(child)
+        if child.stdin:
+            child.stdin.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await child.wait()
+        self._running.discard(child)
+
+    def kill(self) -> None:
+        for child in self._running:
+            _kill(child)
+
+
+def _kill(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+async def upload(order: Order, call: Call, children: Children) -> Revision:
+    """Make ``order``'s commit in a child process; it is killed at the call's deadline and with this task.
+
+    Raises a ``StoreError``, or ``Late``; unclear where the child was ended before it could answer.
     """
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "sidecar.stores.transfer",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-        env=_environment(cache, place.endpoint),
-    )
-    running.add(child)
+    child = await children.start(order)
+    assert child.stdin
+    assert child.stdout
+    assert child.stderr
     try:
         async with asyncio.timeout(max(0.0, call.deadline - time.monotonic())):
-            assert child.stdin and child.stdout and child.stderr
-            child.stdin.write(_order(place, prefix, job, call))
+            child.stdin.write(_line(order, call))
             with suppress(ConnectionError):
                 await child.stdin.drain()
             said, complaint = await asyncio.gather(child.stdout.read(), child.stderr.read())
+            await child.wait()
     except TimeoutError:
         call.posted = True
         raise Late from None
     finally:
-        running.discard(child)
-        await _end(child)
-    return _result(said, complaint, child.returncode, place)
+        await children.end(child)
+    return _result(said, complaint, child.returncode, order.place)
 
 
-def _environment(cache: Path, endpoint: str) -> dict[str, str]:
-    """The agent's, plus what makes the client keep to itself, and this package wherever it was started from."""
+def _environment(order: Order) -> dict[str, str]:
+    """The agent's, plus what keeps the client to itself, and this package wherever it was started from."""
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH")) if part)
-    known = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-    }
-    return {**known, **hubclient.environment(cache, endpoint), "PYTHONPATH": path}
+    known = {name: value for name, value in os.environ.items() if name not in _TOKENS}
+    ours = hubclient.environment(order.cache, order.place.endpoint)
+    return {**known, **ours, "HF_HUB_DISABLE_XET": "0" if order.xet else "1", "PYTHONPATH": path}
 
 
-def _order(place: Place, prefix: str, job: Job, call: Call) -> bytes:
+def _line(order: Order, call: Call) -> bytes:
+    job = order.job
     put = {
         path: {"bytes": base64.b64encode(source).decode()}
         if isinstance(source, bytes)
         else {"path": str(source)}
         for path, source in job.put.items()
     }
-    order = {
-        "place": asdict(place),
-        "prefix": prefix,
-        "branch": job.branch,
-        "parent": job.parent,
+    line = {
+        "place": asdict(order.place),
+        "prefix": order.prefix,
+        "job": {
+            "branch": job.branch,
+            "parent": job.parent,
+            "delete": job.delete,
+            "message": job.message,
+        },
         "put": put,
-        "delete": job.delete,
-        "message": job.message,
         "patience": asdict(call.patience),
         "seconds": call.deadline - time.monotonic(),
     }
-    return json.dumps(order).encode() + b"\n"
-
-
-async def _end(child: asyncio.subprocess.Process) -> None:
-    """Kill the child's whole group, whether it has ended or not, and collect it."""
-    if child.returncode is None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-    if child.stdin:
-        child.stdin.close()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(5):
-            await child.wait()
+    return json.dumps(line).encode() + b"\n"
 
 
 def _result(said: bytes, complaint: bytes, code: int | None, place: Place) -> Revision:
@@ -147,28 +178,30 @@ def _sources(put: Mapping[str, Mapping[str, str]]) -> dict[str, Source]:
 
 def main() -> None:
     """The child: one order from stdin, one answer to stdout; ends at once when stdin does."""
-    order = json.loads(sys.stdin.buffer.readline())
+    line = json.loads(sys.stdin.buffer.readline())
     # Whatever the client or hf_xet prints goes to stderr: stdout carries the answer alone.
-    answer_to = os.dup(1)
+    out = os.dup(1)
     os.dup2(2, 1)
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(75)), daemon=True).start()
-    place = Place(**order["place"])
-    call = Call(Patience(**order["patience"]), order["seconds"], time.monotonic() + order["seconds"])
-    job = Job(
-        order["branch"], order["parent"], _sources(order["put"]), tuple(order["delete"]), order["message"]
-    )
+    threading.Thread(target=_watch_parent, daemon=True).start()
+    place = Place(**line["place"])
+    job = Job(**{**line["job"], "put": _sources(line["put"]), "delete": tuple(line["job"]["delete"])})
+    call = Call(Patience(**line["patience"]), line["seconds"], float("inf"))
+    answer: dict[str, Any]
     try:
         with during(call):
-            hub = hubclient.load(Path(os.environ["HF_HOME"]), place.endpoint)
-            api = hub.HfApi(endpoint=place.endpoint, token=place.token or False)
-            repo = Repo(api, place.repo, place.branch, order["prefix"], place.endpoint, place.token)
-            answer = {"revision": commit(repo, job, call)}
+            repo = hubclient.open_repo(place, line["prefix"], Path(os.environ["HF_HOME"]))
+            answer = {"revision": commit(repo, job, call, plain=False)}
     except Exception as error:
-        answer = _failure(explain(error, "upload", place, posted=call.posted, hint=call.patience.hint))
-    with os.fdopen(answer_to, "wb") as out:
-        out.write(json.dumps(answer).encode())
+        answer = _failure(explain(error, "commit", place, posted=call.posted, hint=call.patience.hint))
+    with os.fdopen(out, "wb") as stream:
+        stream.write(json.dumps(answer).encode())
     # Threads of the client that still hang in a request must not hold this process.
     os._exit(0)
+
+
+def _watch_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(75)
 
 
 if __name__ == "__main__":
