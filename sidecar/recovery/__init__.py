@@ -1,0 +1,1 @@
+"""Every start: claim, restore, verify, resume, and the record of it."""

@@ -1,0 +1,1 @@
+"""From a change on disk to a durable snapshot."""

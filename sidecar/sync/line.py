@@ -1,0 +1,178 @@
+"""The one door to the store's main line: nothing is committed but through here, and nothing without a base.
+
+What others do wrong is to upload the empty state after a failed restore. Here a snapshot can only be committed with a
+``Base``, which only a finished restore or a confirmed cold start makes, and only onto the head that it names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, Protocol
+
+from sidecar import log
+from sidecar.snapshot.manifest import LEASE, SnapshotId, snapshot_in
+from sidecar.stores.base import Conflict, NotFound, Revision, Source, Store, StoreError, Unavailable
+from sidecar.sync.pace import Budget, backoff
+
+Verdict = Literal["mine", "requested", "fenced", "lost"]
+
+
+class Tenure(Protocol):
+    """The lease as the sync side needs it; ``recovery.lease`` has it."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    def released(self, clean: bool) -> bytes: ...
+
+    def held(self) -> bytes: ...
+
+    def handing_over(self) -> bytes: ...
+
+    def judge(self, raw: bytes | None) -> Verdict: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What this life started from: a restored snapshot at ``revision``, or a confirmed cold start (no snapshot).
+
+    ``branch`` is None on the main line; a side branch (``orphan/…``, ``fenced/…``) starts at ``revision``.
+    """
+
+    revision: Revision | None
+    snapshot: SnapshotId | None
+    branch: str | None = None
+
+
+class Fenced(Exception):
+    """Somebody else holds the lease now: this instance writes no more to the main line."""
+
+
+class Edited(Exception):
+    """The head is not ours, yet the lease is: somebody edited the store by hand. Plan again on the new head."""
+
+
+class Line:
+    """Commits snapshots onto a base, one after the other."""
+
+    def __init__(self, store: Store, base: Base, tenure: Tenure | None, budget: Budget) -> None:
+        if not isinstance(base, Base):
+            raise TypeError("no snapshot without a base")
+        if base.branch is None and tenure is None:
+            raise TypeError("no snapshot on the main line without a lease")
+        self.store = store
+        self.tenure = tenure
+        self.budget = budget
+        self.branch = base.branch
+        self.head = base.revision
+        self.snapshot = base.snapshot
+        self._branched = False
+
+    def next_id(self) -> SnapshotId:
+        """The id of the next snapshot: above all that came before."""
+        epoch = self.tenure.epoch if self.tenure else (self.snapshot.epoch if self.snapshot else 0)
+        last = self.snapshot
+        if last is None or last.epoch < epoch:
+            return SnapshotId(epoch, 1)
+        return SnapshotId(last.epoch, last.sequence + 1)
+
+    def fork(self, branch: str) -> None:
+        """From now on everything goes to ``branch``, which starts at what was last committed here."""
+        self.branch = branch
+
+    async def commit(
+        self, put: Mapping[str, Source], delete: Iterable[str], message: str, *, automatic: bool, until: float
+    ) -> Revision:
+        """Commit onto the head, settling unclear answers; ``until`` is a monotonic time to give up at.
+
+        Raises Fenced, Edited, Refused, Denied, Unavailable and the other StoreErrors.
+        """
+        delete = list(delete)
+        failures = 0
+        while True:
+            self.budget.note(time.monotonic(), automatic=automatic)
+            try:
+                revision = await asyncio.wait_for(
+                    self.store.commit(self.head, put, delete, message, self.branch), max(until - time.monotonic(), 0.1)
+                )
+            except Conflict:
+                landed = await self._landed(message, until)
+                if landed is None:
+                    await self._settle_conflict(until)
+                    raise Edited from None
+                revision = landed
+            except (TimeoutError, Unavailable) as error:
+                unclear = isinstance(error, TimeoutError) or error.unclear
+                landed = await self._landed(message, until) if unclear else None
+                if landed is None:
+                    failures += 1
+                    wait = backoff(failures, 0.5, 15.0, getattr(error, "retry_after", None))
+                    if failures >= 3 or time.monotonic() + wait > until:
+                        if isinstance(error, TimeoutError):
+                            raise Unavailable("the store gave no answer in time", unclear=True) from None
+                        raise
+                    await asyncio.sleep(wait)
+                    continue
+                revision = landed
+            self.head = revision
+            return revision
+
+    async def _landed(self, message: str, until: float) -> Revision | None:
+        """Whether a commit of ours that had no clear answer is in the history, and as which revision."""
+        wanted = snapshot_in(message)
+        try:
+            limit = max(min(until - time.monotonic(), 30.0), 1.0)
+            history = await asyncio.wait_for(self.store.history(5, self.branch), limit)
+        except NotFound:
+            return None
+        except (StoreError, TimeoutError) as error:
+            log.debug(f"can't tell yet whether {message!r} landed: {error}")
+            return None
+        for commit in history:
+            if commit.title == message or (wanted is not None and snapshot_in(commit.title) == wanted):
+                # Only as the very head is it what we think it is.
+                return commit.revision if commit is history[0] else None
+        return None
+
+    async def _settle_conflict(self, until: float) -> None:
+        """The head is not what we committed last: find out whose it is. Raises Fenced; else the head is taken over."""
+        limit = max(min(until - time.monotonic(), 60.0), 1.0)
+        if self.branch is not None:
+            history = await asyncio.wait_for(self.store.history(1, self.branch), limit)
+            self.head = history[0].revision if history else self.head
+            return
+        head = await asyncio.wait_for(self.store.head(), limit)
+        verdict = await self.judge(head, limit)
+        if verdict == "fenced":
+            raise Fenced
+        self.head = head
+
+    async def judge(self, head: Revision | None, limit: float) -> Verdict:
+        """What the lease at ``head`` says of us."""
+        if self.tenure is None:
+            return "mine"
+        return self.tenure.judge(await read_small(self.store, head, LEASE, limit))
+
+    async def keep(self, name: str) -> None:
+        """Keep what was committed last under a branch of its own."""
+        if self.head is not None:
+            await asyncio.wait_for(self.store.keep(self.head, name), 60)
+
+
+async def read_small(store: Store, revision: Revision | None, path: str, limit: float = 60.0) -> bytes | None:
+    """The bytes of one small file at ``revision``, or None where it isn't there."""
+    if revision is None:
+        return None
+    with TemporaryDirectory(prefix="sidecar-") as folder:
+        try:
+            await asyncio.wait_for(store.fetch(revision, [path], Path(folder)), limit)
+        except NotFound:
+            return None
+        except TimeoutError:
+            raise Unavailable(f"{store.url} gave no answer in time") from None
+        return await asyncio.to_thread((Path(folder) / path).read_bytes)

@@ -1,0 +1,94 @@
+"""When the next snapshot may go: debounce and the commit budget, as values in and values out.
+
+Times are seconds of a monotonic clock, whose zero means nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right, insort
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+HOUR = 3600.0
+BURST = 10
+CEILING = 120
+"""All commits together in any sliding hour on the Hub, which refuses at about 128 (seen in public threads)."""
+
+
+def due(first: float, last: float, quiet_s: float, max_delay_s: float) -> float:
+    """When to sync changes of which the oldest was seen at ``first`` and the newest at ``last``."""
+    return min(last + quiet_s, first + max_delay_s)
+
+
+def backoff(failures: int, least: float = 1.0, most: float = 60.0, retry_after: float | None = None) -> float:
+    """How long to wait after the n-th failure in a row: doubling, with full jitter above one half, bounded.
+
+    A store's own ``retry_after`` is believed up to five minutes: some are known to lie.
+    """
+    wait = min(most, least * 2.0 ** min(failures - 1, 16))
+    wait *= 0.5 + random.random() / 2
+    return max(wait, min(retry_after, 300.0)) if retry_after is not None else wait
+
+
+@dataclass(slots=True)
+class Budget:
+    """Which commits went out in the last hour, and when the next may.
+
+    ``per_hour`` bounds automatic snapshots in any sliding hour, a burst of ten included; ``ceiling`` bounds all commits
+    together (None: no bound). Automatic snapshots of the last hour that other lives made count too (``seed``).
+    """
+
+    per_hour: int
+    ceiling: int | None = None
+    automatic: list[float] = field(default_factory=list)
+    every: list[float] = field(default_factory=list)
+
+    def seed(self, now: float, ages: Iterable[float]) -> None:
+        """Count commits that are ``ages`` seconds old, by the store's own clock."""
+        for age in ages:
+            if 0 <= age < HOUR:
+                insort(self.automatic, now - age)
+                insort(self.every, now - age)
+
+    def note(self, now: float, *, automatic: bool) -> None:
+        """A commit was sent (whatever came of it: the store may have counted it)."""
+        self._forget(now)
+        if automatic:
+            insort(self.automatic, now)
+        insort(self.every, now)
+
+    def _forget(self, now: float) -> None:
+        for times in (self.automatic, self.every):
+            del times[: bisect_right(times, now - HOUR)]
+
+    def automatic_at(self, now: float) -> float:
+        """When the next automatic snapshot may go; ``now`` or earlier means at once."""
+        self._forget(now)
+        at = now
+        if len(self.automatic) >= self.per_hour:
+            at = max(at, self.automatic[-self.per_hour] + HOUR)
+        at = max(at, self._refilled(now))
+        if self.ceiling is not None:
+            # Near the ceiling automatic snapshots wait first: what is left is for checkpoints, claims and ends.
+            spare = max(1, self.ceiling - max(10, self.ceiling // 10))
+            if len(self.every) >= spare:
+                at = max(at, self.every[-spare] + HOUR)
+        return at
+
+    def checkpoint_at(self, now: float) -> float:
+        """When the next checkpoint may go; only the ceiling holds one back, with two left for claim and final commit."""
+        self._forget(now)
+        if self.ceiling is None:
+            return now
+        spare = max(1, self.ceiling - 2)
+        return now if len(self.every) < spare else max(now, self.every[-spare] + HOUR)
+
+    def _refilled(self, now: float) -> float:
+        """The token bucket that spreads what the burst leaves: ``burst`` at once, then one every so often."""
+        burst = min(BURST, self.per_hour)
+        every = HOUR / (self.per_hour - burst) if self.per_hour > burst else HOUR
+        free_at = float("-inf")  # when the bucket is full again
+        for t in self.automatic:
+            free_at = max(free_at, t) + every
+        return free_at - burst * every + every if free_at > now else now

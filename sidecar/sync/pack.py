@@ -1,0 +1,122 @@
+"""From a survey to the bytes of one commit: bundles written, the manifest composed, the index told. Blocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sidecar.snapshot import bundle, codec, manifest
+from sidecar.snapshot.index import Index, Row
+from sidecar.snapshot.manifest import Entry, Manifest, SnapshotId
+from sidecar.snapshot.stage import Staged
+from sidecar.stores.base import Source
+from sidecar.sync import plan
+from sidecar.sync.survey import Survey
+
+
+class Writer(Protocol):
+    """Who makes the snapshot."""
+
+    @property
+    def space(self) -> str: ...
+    @property
+    def instance(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One commit, ready to be sent. ``changed`` counts entries put or gone, ``bytes`` what their contents weigh."""
+
+    snapshot: SnapshotId
+    title: str
+    put: dict[str, Source]
+    delete: list[str]
+    changed: int
+    bytes: int
+
+
+def pack(
+    survey: Survey,
+    index: Index,
+    folder: Path,
+    number: SnapshotId,
+    parent: SnapshotId | None,
+    writer: Writer,
+    refused: Collection[str],
+) -> Package:
+    """Compose snapshot ``number`` and note it in the index as pending."""
+    gone = {row.entry.path for row in survey.gone}
+    staged = {s.entry.path: s for s in survey.staged}
+    gone -= staged.keys()
+    places = plan.place(list(staged.values()), _bundled_roots(survey, index), refused)
+    put: dict[str, Source] = {s.entry.path: _source(s) for s in places.plain}
+    rows: dict[str, Row] = {path: s.row for path, s in staged.items()}
+    new_bundles: dict[str, int] = {}
+    if places.bundled:
+        target = folder / "bundle"
+        built = bundle.write([(s.entry, _on_disk(s, folder)) for s in places.bundled], target)
+        put[bundle.store_path(built.sha256)] = target
+        new_bundles[built.sha256] = built.size
+        for entry in built.entries:
+            rows[entry.path] = Row(entry, rows[entry.path].stat, rows[entry.path].settled)
+    pairs = [(old, new) for path, new in rows.items() if (old := index.get(path)) is not None]
+    delete = plan.deletes([r for r in survey.gone if r.entry.path in gone], pairs)
+    entries: dict[str, Entry] = {r.entry.path: r.entry for r in index.rows() if r.entry.path not in gone}
+    entries.update({path: row.entry for path, row in rows.items()})
+    live = {e.frame.bundle for e in entries.values() if e.frame is not None}
+    bundles = plan.live_bundles(live, index.bundles(), new_bundles)
+    delete += [bundle.store_path(sha) for sha in index.bundles() if sha not in bundles]
+    document = Manifest(
+        number,
+        str(parent) if parent else None,
+        writer.space,
+        time.time(),
+        writer.instance,
+        writer.version,
+        tuple(survey.roots),
+        entries,
+        bundles,
+        index.shipped(),
+        index.tombstones(),
+    )
+    put[manifest.PATH] = codec.encode(document)
+    index.begin(number, rows.values(), gone, bundles, survey.roots)
+    weight = sum(s.entry.size for s in (*places.plain, *places.bundled))
+    changed = len(gone) + sum(1 for s in staged.values() if s.entry.kind != "dir" or index.get(s.entry.path) is None)
+    return Package(number, manifest.title(number), put, [d for d in delete if d not in put], changed, weight)
+
+
+def unpack_failed(index: Index) -> None:
+    """The package was not committed and will be composed anew."""
+    index.discard()
+
+
+def _bundled_roots(survey: Survey, index: Index) -> set[str]:
+    out: set[str] = set()
+    for root in survey.roots:
+        files, size = index.totals(root.name)
+        new = [s for s in survey.staged if s.entry.kind == "file" and s.entry.path.startswith(root.name + "/")]
+        if not files:
+            files, size = len(new), sum(s.entry.size for s in new)
+        if plan.bundles_root(root.layout, files, size):
+            out.add(root.name)
+    return out
+
+
+def _source(staged: Staged) -> Source:
+    assert staged.source is not None
+    return staged.source
+
+
+def _on_disk(staged: Staged, folder: Path) -> Path:
+    if isinstance(staged.source, Path):
+        return staged.source
+    assert staged.source is not None
+    target = folder / f"b{abs(hash(staged.entry.path))}"
+    target.write_bytes(staged.source)
+    return target

@@ -1,0 +1,84 @@
+"""What one commit carries: decided from values, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sidecar.snapshot.index import Row
+from sidecar.snapshot.manifest import mirrored
+from sidecar.snapshot.scan import RootKind
+from sidecar.snapshot.stage import Staged
+
+PLAIN_MOST = 100
+"""Plain files in one commit: the Hub advises 50 to 100, and more run into its time limit."""
+
+BUNDLE_FILES = 500
+BUNDLE_MEAN = 64 * 1024
+MASS_LEAST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Which staged files are mirrored under their own names, and which travel in a bundle."""
+
+    plain: tuple[Staged, ...]
+    bundled: tuple[Staged, ...]
+
+
+def bundles_root(layout: str, files: int, size: int) -> bool:
+    """Whether a root of so many files and bytes is bundled as a whole."""
+    if layout in ("bundle", "mirror"):
+        return layout == "bundle"
+    return files > BUNDLE_FILES and size < files * BUNDLE_MEAN
+
+
+def place(staged: Sequence[Staged], bundled_roots: Collection[str], refused: Collection[str]) -> Places:
+    """Sort staged files by where their bytes go. Of too many plain files the smallest are bundled."""
+    plain: list[Staged] = []
+    bundled: list[Staged] = []
+    for item in staged:
+        if item.source is None:
+            continue
+        path = item.entry.path
+        in_root = any(path.startswith(root + "/") for root in bundled_roots)
+        (bundled if in_root or path in refused or not mirrored(path) else plain).append(item)
+    if len(plain) > PLAIN_MOST:
+        plain.sort(key=lambda s: s.entry.size, reverse=True)
+        bundled.extend(plain[PLAIN_MOST:])
+        del plain[PLAIN_MOST:]
+    bundled.sort(key=lambda s: s.entry.path)
+    return Places(tuple(plain), tuple(bundled))
+
+
+def deletes(gone: Iterable[Row], replaced: Iterable[tuple[Row, Row]]) -> list[str]:
+    """The mirrored paths that the store lets go of: deleted, moved into a bundle, or no file any more.
+
+    ``replaced`` are pairs of an old and a new row of the same path.
+    """
+    out = [row.entry.path for row in gone if row.entry.kind == "file" and row.entry.frame is None]
+    for old, new in replaced:
+        was_plain = old.entry.kind == "file" and old.entry.frame is None
+        is_plain = new.entry.kind == "file" and new.entry.frame is None
+        if was_plain and not is_plain:
+            out.append(old.entry.path)
+    return sorted(out)
+
+
+def mass_deletion(files_before: int, missing_files: int, kind: RootKind, kind_before: str) -> bool:
+    """Whether so much of a root is gone that it is more likely a fault than meant (design, section 5).
+
+    ``files_before`` is what the last snapshot has of it, ``missing_files`` how many of those are gone now.
+    """
+    if files_before == 0 or missing_files == 0:
+        return False
+    if kind == "absent" or missing_files >= files_before:
+        return True
+    if kind != kind_before and kind_before == "dir":
+        return True
+    return missing_files >= MASS_LEAST and missing_files * 2 > files_before
+
+
+def live_bundles(live: Collection[str], known: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
+    """The bundles that the next manifest lists: those that an entry lies in."""
+    return {sha: size for sha, size in {**known, **new}.items() if sha in live}

@@ -1,0 +1,159 @@
+"""The watcher is a hint: which paths may have changed. The scan is the truth.
+
+Where inotify has no watches or instances left the folders are polled, and the status says so. Events arrive on the
+observer's own thread; what waits for the event loop is bounded, and past the bound all that is kept is "look everywhere".
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirModifiedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.polling import PollingObserver
+
+from sidecar import log
+
+MOST = 10_000
+POLL_S = 5.0
+KINDS: list[type[FileSystemEvent]] = [
+    *(FileCreatedEvent, FileModifiedEvent, FileClosedEvent, FileDeletedEvent, FileMovedEvent),
+    *(DirCreatedEvent, DirModifiedEvent, DirDeletedEvent, DirMovedEvent),
+]
+
+
+class Hints:
+    """The paths that may have changed, filled from any thread, taken by one. ``everything`` means: scan all."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._paths: set[str] = set()
+        self._everything = False
+        self._wake = wake
+
+    def add(self, path: str) -> None:
+        with self._lock:
+            if len(self._paths) < MOST:
+                self._paths.add(path)
+            else:
+                self._everything = True
+        self._wake()
+
+    def add_everything(self) -> None:
+        with self._lock:
+            self._everything = True
+        self._wake()
+
+    def take(self) -> tuple[set[str], bool]:
+        with self._lock:
+            taken, everything = self._paths, self._everything
+            self._paths, self._everything = set(), False
+        return taken, everything
+
+    def waiting(self) -> int:
+        with self._lock:
+            return len(self._paths) + (1 if self._everything else 0)
+
+
+class _Handler(FileSystemEventHandler):
+    def __init__(self, hints: Hints, inside: str, ignore: Callable[[str], bool]) -> None:
+        self.hints, self.inside, self.ignore = hints, inside, ignore
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        for raw in (event.src_path, event.dest_path):
+            path = os.fsdecode(raw)
+            if path and (path == self.inside or path.startswith(self.inside + "/")) and not self.ignore(path):
+                self.hints.add(path)
+
+
+class Watcher:
+    """Watches the roots; a root that doesn't exist yet is waited for at its nearest existing parent."""
+
+    def __init__(self, roots: Sequence[str], hints: Hints, ignore: Callable[[str], bool]) -> None:
+        self.roots, self.hints, self.ignore = roots, hints, ignore
+        self.kind = "off"
+        self._observer: BaseObserver | None = None
+        self._watched: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Start watching; blocks while the kernel is told of every folder. Falls back to polling."""
+        try:
+            self._observer = self._begin(Observer())
+            self.kind = "inotify"
+        except OSError as error:
+            log.warning(
+                f"inotify can't watch all folders ({error.strerror or error}): polling every {POLL_S:.0f} s instead,"
+                " which costs more CPU. fs.inotify.max_user_watches is the limit."
+            )
+            self._observer = self._begin(PollingObserver(timeout=POLL_S))
+            self.kind = "polling"
+
+    def _begin(self, observer: BaseObserver) -> BaseObserver:
+        self._watched = {}
+        observer.start()
+        try:
+            for root in self.roots:
+                self._schedule(observer, root)
+        except OSError:
+            observer.stop()
+            observer.join(5)
+            raise
+        return observer
+
+    def _schedule(self, observer: BaseObserver, root: str) -> None:
+        at, recursive = _place(root), os.path.isdir(root)
+        handler = _Handler(self.hints, root, self.ignore) if recursive else _Nearby(self.hints, root)
+        observer.schedule(handler, at, recursive=recursive, event_filter=KINDS)
+        self._watched[root] = at
+
+    def refresh(self) -> None:
+        """Watch a root itself once it exists, or its parent again once it is gone. Blocks."""
+        if self._observer is None:
+            return
+        if any(self._watched.get(root) != _place(root) for root in self.roots):
+            self.stop()
+            self.start()
+
+    def stop(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join(5)
+            self._observer = None
+
+
+def _place(root: str) -> str:
+    at = root
+    if not os.path.isdir(at):
+        at = os.path.dirname(root)
+        while not os.path.isdir(at) and at != "/":
+            at = os.path.dirname(at)
+    return at
+
+
+class _Nearby(FileSystemEventHandler):
+    """Beside a single-file root, or above one that doesn't exist yet: only what concerns the root counts."""
+
+    def __init__(self, hints: Hints, root: str) -> None:
+        self.hints, self.root = hints, root
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        for raw in (event.src_path, event.dest_path):
+            path = os.fsdecode(raw)
+            if path and (self.root == path or self.root.startswith(path + "/") or path.startswith(self.root + "-")):
+                if not (event.is_directory and isinstance(event, DirModifiedEvent)):
+                    self.hints.add(self.root)
