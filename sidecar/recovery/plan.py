@@ -1,0 +1,323 @@
+"""What a restore does with each entry: pure decisions, no disk and no store.
+
+The order in which they are settled is the design's (section 7): what is equal stays, what is *newer* than the
+snapshot that this disk was restored from stays, what is exactly as the last restore left it is replaced, and
+whatever else differs is moved aside before its place is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sidecar.errors import ManifestError
+from sidecar.snapshot.exclude import STAGING_PREFIX
+from sidecar.snapshot.index import Row, Stat
+from sidecar.snapshot.manifest import Entry, Manifest, root_of
+from sidecar.snapshot.scan import SIDE_FILES
+
+ANY = (1 << 32) - 1
+"""As a uid or gid: whatever it is. (chown(2) reads it so too.)"""
+
+Action = Literal["keep", "meta", "newer", "fetch", "replace", "conflict", "blocked"]
+"""keep: as it should be; meta: mode, owner or mtime are to be set; newer: local and later than the snapshot,
+stays; fetch: nothing is there; replace: unchanged since the last restore; conflict: moved aside, then
+replaced; blocked: a socket, pipe, device, mount point or our own state dir stands there, which stays."""
+
+Mode = Literal["resume", "bring", "overwrite", "confirm"]
+"""resume: the index is of this very snapshot, so local changes are newer; bring: local changes make way into
+conflicts; overwrite: they make way; confirm: only the comparison counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a root's entries go: below ``base`` (absolute, links resolved), or there as one file ``leaf``.
+
+    ``root`` is "" where a whole snapshot is laid out in one folder; ``shown`` is how people know the place;
+    ``staging`` is the folder that its files wait in until all are verified.
+    """
+
+    root: str
+    shown: str
+    base: str
+    leaf: str = ""
+    staging: str = ""
+
+    def rel(self, path: str) -> str:
+        """Where in ``base`` the entry ``path`` goes; "" is ``base`` itself."""
+        if self.leaf:
+            return self.leaf
+        return path[len(self.root) + 1 :] if self.root else path
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What stands at an entry's place. ``stat`` is as the index has it: with a database's log or journal.
+
+    ``sha256`` is "" where nobody needed to know or the file wouldn't hold still; ``live`` says that a
+    database has commits in a log or journal beside it.
+    """
+
+    kind: Literal["file", "dir", "symlink", "other"]
+    stat: Stat
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    ctime_ns: int
+    target: str = ""
+    sha256: str = ""
+    live: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The verdict on one entry.
+
+    ``implied``: a folder that is only to be there, because of what lies in it. ``known``: the index says that
+    this disk held the entry. ``stat``: what the index may say of a kept file; None where it must look again.
+    """
+
+    action: Action
+    entry: Entry
+    place: int
+    rel: str
+    local: Local | None = None
+    implied: bool = False
+    known: bool = False
+    stat: Stat | None = None
+
+    @property
+    def changes(self) -> bool:
+        return self.action in ("fetch", "replace", "conflict")
+
+    @property
+    def fetches(self) -> bool:
+        return self.changes and self.entry.kind == "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All steps, a folder before what lies in it; ``Step.place`` counts in ``places``."""
+
+    places: tuple[Place, ...]
+    steps: tuple[Step, ...]
+
+    def needs(self) -> dict[tuple[int, str], list[Step]]:
+        """Which steps wait for which bytes: by place and sha256."""
+        out: dict[tuple[int, str], list[Step]] = {}
+        for step in self.steps:
+            if step.fetches:
+                out.setdefault((step.place, step.entry.sha256), []).append(step)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation of a redo journal; doing it again changes nothing.
+
+    ``mtime_ns`` None: the time stays as it is. ``source`` is the staged file's name. ``away``: whatever else
+    stands there goes to conflicts first. ``sides``: endings of SQLite's files beside it that go too.
+    ``expect``: (size, mtime_ns, ctime_ns) that a kept file must still have.
+    """
+
+    what: Literal["dir", "file", "link", "meta", "seal"]
+    place: int
+    rel: str
+    path: str
+    mode: int | None = None
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int | None = None
+    source: str = ""
+    size: int = 0
+    sha256: str = ""
+    target: str = ""
+    away: bool = False
+    sides: tuple[str, ...] = ()
+    expect: tuple[int, int, int] | None = None
+
+
+def check(manifest: Manifest) -> None:
+    """Refuse what no snapshot of ours has and what could reach beyond a root. Raises ManifestError."""
+    roots = {r.name for r in manifest.roots}
+    for path, entry in manifest.entries.items():
+        if path in roots and entry.kind == "symlink":
+            # Followed by the next restore, it would be a way to anywhere.
+            raise ManifestError(f"root {path!r} is a link in the snapshot, which no root can be")
+        if STAGING_PREFIX in path and any(p.startswith(STAGING_PREFIX) for p in path.split("/")):
+            raise ManifestError(f"{path!r} is one of the sidecar's own files, which no snapshot holds")
+        if entry.kind == "file" and entry.frame is None:
+            try:
+                path.encode()
+            except UnicodeEncodeError:
+                raise ManifestError(
+                    f"{path!r} is not UTF-8 and in no bundle, so no store can hold it"
+                ) from None
+
+
+def at_or_under(path: str, top: str | None) -> bool:
+    return top is None or path == top or path.startswith(top + "/")
+
+
+def ordered(
+    manifest: Manifest, roots: Collection[str], only: str | None, *, whole: bool = False
+) -> list[tuple[Entry, bool]]:
+    """The entries of ``roots`` at or under ``only`` and the folders above them, top down.
+
+    The flag is true for a folder that is only to be there: it has no entry, or lies above ``only``. With
+    ``whole`` the folders that only a root's name implies are listed too.
+    """
+    out: dict[str, tuple[Entry, bool]] = {}
+    for path, entry in manifest.entries.items():
+        root = root_of(path, roots)
+        if root is None or not at_or_under(path, only):
+            continue
+        out[path] = (entry, False)
+        above = path.rpartition("/")[0]
+        while above and (whole or len(above) >= len(root)) and above not in out:
+            known = manifest.entries.get(above)
+            if known is not None and at_or_under(above, only):
+                break
+            out[above] = (known or Entry(above, "dir", 0o755, ANY, ANY, 0), True)
+            above = above.rpartition("/")[0]
+    return [out[path] for path in sorted(out, key=lambda p: p.split("/"))]
+
+
+def same_content(a: Entry, b: Entry) -> bool:
+    return (a.kind, a.sha256, a.target) == (b.kind, b.sha256, b.target)
+
+
+def untouched(local: Local, row: Row | None) -> bool:
+    """Whether ``local`` is exactly what the index says was there, by stat or by content."""
+    if row is None or row.entry.kind != local.kind or local.kind == "dir":
+        return False
+    if local.kind == "symlink":
+        return local.target == row.entry.target
+    if row.stat is not None and row.settled and row.stat == local.stat:
+        return True
+    return not local.live and bool(local.sha256) and local.sha256 == row.entry.sha256
+
+
+def wants_hash(entry: Entry, local: Local, row: Row | None) -> bool:
+    """Whether the verdict on a local file hangs on its content."""
+    if local.kind != "file" or local.live or untouched(local, row):
+        return False
+    sizes = {e.size for e in (entry, row.entry if row else None) if e is not None and e.kind == "file"}
+    return local.size in sizes
+
+
+def equal(entry: Entry, local: Local, row: Row | None) -> bool:
+    """Whether ``local`` already holds what ``entry`` says, mode and times aside."""
+    if entry.kind != local.kind:
+        return False
+    if entry.kind == "dir":
+        return True
+    if entry.kind == "symlink":
+        return entry.target == local.target
+    if untouched(local, row) and row is not None:
+        return row.entry.sha256 == entry.sha256
+    return not local.live and local.sha256 == entry.sha256
+
+
+def decide(entry: Entry, local: Local | None, row: Row | None, mode: Mode, may_chown: bool) -> Action:
+    """The verdict on one entry; ``row`` is what the index has for its path."""
+    if local is None:
+        return "fetch"
+    if local.kind == "other":
+        return "blocked"
+    known = mode == "resume" and row is not None and same_content(row.entry, entry)
+    if equal(entry, local, row):
+        # A mode that was changed since is newer just as content is; the first sync takes it.
+        return "keep" if known or not _undressed(entry, local, may_chown) else "meta"
+    if known:
+        return "newer"
+    if local.kind != "dir" and (mode == "overwrite" or untouched(local, row)):
+        return "replace"
+    return "conflict"
+
+
+def _undressed(entry: Entry, local: Local, may_chown: bool) -> bool:
+    if entry.kind == "symlink":
+        return False
+    owner = may_chown and (entry.uid, entry.gid) != (local.uid, local.gid)
+    return owner or (entry.mode, entry.mtime_ns) != (local.mode, local.mtime_ns)
+
+
+def operations(
+    plan: Plan, sources: Mapping[str, str], databases: Collection[str], named: Collection[str]
+) -> list[Op]:
+    """The journal of ``plan``: folders, files, links, kept files' modes, then folders' modes, deepest first.
+
+    ``sources`` has the staged file's name for each path that is fetched, ``databases`` the paths whose staged
+    bytes are SQLite's, ``named`` every path of the snapshot.
+    """
+    folders: list[Op] = []
+    files: list[Op] = []
+    links: list[Op] = []
+    meta: list[Op] = []
+    seals: list[Op] = []
+    touched = {(s.place, s.rel.rpartition("/")[0]) for s in plan.steps if s.changes and s.rel}
+    touched |= {(place, "") for place, _ in touched}  # by the staging folder
+    for s in plan.steps:
+        e = s.entry
+        away = s.action == "conflict"
+        base = Op("seal", s.place, s.rel, e.path, e.mode, e.uid, e.gid, e.mtime_ns)
+        if e.kind == "dir":
+            folders += _folder(s, base, away)
+            seals += _seal(s, base, (s.place, s.rel) in touched, e.path in named)
+        elif e.kind == "file" and s.changes:
+            sides = SIDE_FILES if e.path in databases or (s.local is not None and s.local.live) else ()
+            files.append(
+                replace(
+                    base,
+                    what="file",
+                    source=sources[e.path],
+                    size=e.size,
+                    sha256=e.sha256,
+                    away=away,
+                    sides=tuple(x for x in sides if e.path + x not in named),
+                )
+            )
+        elif e.kind == "symlink" and s.changes:
+            links.append(replace(base, what="link", target=e.target, away=away))
+        elif s.action == "meta" and s.local is not None:
+            now = (s.local.size, s.local.mtime_ns, s.local.ctime_ns)
+            meta.append(replace(base, what="meta", expect=now))
+    return [*folders, *files, *links, *meta, *reversed(seals)]
+
+
+def _folder(step: Step, base: Op, away: bool) -> list[Op]:
+    if step.changes:
+        return [replace(base, what="dir", away=away)]
+    if step.local is not None and step.local.kind == "dir" and step.local.mode & 0o700 != 0o700:
+        return [replace(base, what="dir")]  # something may have to be put in it; its mode is set at the end
+    return []
+
+
+def _seal(step: Step, base: Op, touched: bool, named: bool) -> list[Op]:
+    """What makes a folder look as it should once all is in it; ``named`` where the snapshot says how."""
+    local = step.local
+    if step.changes:
+        return [base if named else replace(base, mtime_ns=None)]
+    if local is None or local.kind != "dir":
+        return []
+    if step.action == "meta" and not step.implied:
+        return [base]
+    if touched or local.mode & 0o700 != 0o700:
+        if step.implied or step.known:
+            return [replace(base, mode=local.mode, uid=local.uid, gid=local.gid, mtime_ns=local.mtime_ns)]
+        return [base]
+    return []
+
+
+def summary(steps: Iterable[Step]) -> list[tuple[str, str]]:
+    """(action, path) of each step, for a dry run: fetch, replace, keep, conflict, chmod, blocked."""
+    words = {"meta": "chmod", "newer": "keep"}
+    return [(words.get(s.action, s.action), s.entry.path) for s in steps if not s.implied or s.changes]
+
+
+def conflicts(steps: Sequence[Step]) -> int:
+    return sum(s.action == "conflict" for s in steps)

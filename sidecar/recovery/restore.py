@@ -1,0 +1,403 @@
+"""Bring the declared roots to a snapshot: look, fetch into staging, verify, put in place by a redo journal.
+
+Until every byte is verified nothing on this disk is changed but our own staging folders (design, section 7).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+from sidecar.errors import ManifestError, RestoreFailed, SidecarError, UsageError
+from sidecar.recovery import journal as redo
+from sidecar.recovery.journal import Applied, Journal, JournalOutcome, finish_journal
+from sidecar.recovery.meter import Meter
+from sidecar.recovery.plan import Mode, Place, Plan, Step, at_or_under, check, conflicts, operations, summary
+from sidecar.recovery.prepare import Ready, gather, prepare
+from sidecar.recovery.staging import TRIES, fetch
+from sidecar.recovery.survey import RowOf, places, survey, whole
+from sidecar.recovery.trouble import Damaged, failed
+from sidecar.roots import Root
+from sidecar.snapshot import codec
+from sidecar.snapshot.exclude import STAGING_PREFIX
+from sidecar.snapshot.index import Index, Known, Stat
+from sidecar.snapshot.manifest import PATH, Manifest
+from sidecar.state import RestoreProgress
+from sidecar.stores.base import Corrupt, NotFound, Store
+
+__all__ = [
+    "Damaged",
+    "JournalOutcome",
+    "Restored",
+    "confirm_local",
+    "entry_path",
+    "finish_journal",
+    "preview",
+    "read_manifest",
+    "restore",
+    "restore_paths",
+    "restore_to",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did.
+
+    ``files`` and ``bytes`` are the snapshot's in the roots that were restored; ``fetched`` of them came from
+    the store. ``kept_newer`` local changes stayed, ``conflict_count`` others lie in ``conflicts``.
+    ``skipped`` are the snapshot's roots that aren't declared; ``blocked`` the entries that a socket, pipe,
+    device, mount point or our own state dir stands in the way of: what is there was left.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    fetched: int = 0
+    fetched_bytes: int = 0
+    kept_newer: int = 0
+    conflicts: Path | None = None
+    conflict_count: int = 0
+    skipped: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+
+
+async def read_manifest(store: Store, revision: str, scratch: Path) -> Manifest | None:
+    """The manifest of ``revision``; None where that revision certainly has none.
+
+    ``scratch`` is a folder of the caller's. Raises ManifestError or Corrupt where it is damaged in each of 3
+    fetches, ManifestError at once for a format that this version can't read, NotFound for a revision that
+    isn't there, and whatever else the store raises.
+    """
+    meter = Meter(RestoreProgress(), None)
+    box = scratch / f"{STAGING_PREFIX}manifest-{os.getpid()}"
+    for attempt in range(1, TRIES + 1):
+        await meter.work(_fresh, box)
+        try:
+            await store.fetch(revision, [PATH], box)
+            return await meter.work(_decode, box / PATH)
+        except NotFound:
+            # Of the revision, or of the path? Only the second may ever be taken for "nothing was kept here".
+            if PATH not in await store.listing(revision):
+                return None
+            if attempt == TRIES:
+                raise
+        except ManifestError as error:
+            if attempt == TRIES or not error.damage:
+                raise
+        except Corrupt:
+            if attempt == TRIES:
+                raise
+        finally:
+            await meter.work(shutil.rmtree, box, True)
+    raise AssertionError("unreachable")
+
+
+def _fresh(box: Path) -> None:
+    shutil.rmtree(box, ignore_errors=True)
+    try:
+        box.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise failed("make", str(box), error) from error
+
+
+def _decode(path: Path) -> Manifest:
+    try:
+        size = path.stat().st_size
+        if size > codec.MAX_BYTES:
+            raise ManifestError(
+                f"the manifest has {size:,} bytes, more than {codec.MAX_BYTES:,}: refused unread"
+            )
+        return codec.decode(path.read_bytes())
+    except OSError as error:
+        raise failed("read", str(path), error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One restore: from where, to where, and what is known about this disk."""
+
+    store: Store
+    revision: str
+    manifest: Manifest
+    places: tuple[Place, ...]
+    mode: Mode
+    only: str | None = None
+    row_of: RowOf = field(default=lambda _: None)
+    index: Index | None = None  # where it is to describe the snapshot afterwards
+    store_id: str = ""
+    state_dir: Path | None = None
+    instance: str = ""
+
+
+async def restore(
+    store: Store,
+    revision: str,
+    manifest: Manifest,
+    roots: Sequence[Root],
+    *,
+    index: Index,
+    store_id: str,
+    state_dir: Path,
+    progress: RestoreProgress,
+    instance: str,
+    alive: Callable[[], None] | None = None,
+) -> Restored:
+    """Bring ``roots`` to ``manifest`` before main starts; afterwards ``index`` describes it.
+
+    Finishes an open journal first. Where the index knows this very snapshot, local changes are newer and
+    stay. Else what differs locally and isn't as the index says is moved to ``<state_dir>/conflicts/<time>/``.
+    ``alive`` is called, on the loop, whenever it moves. Raises RestoreFailed (Damaged among it),
+    ManifestError and what the store raises; the next call doesn't fetch again what was verified by then.
+    """
+    meter = Meter(progress, alive)
+    check(manifest)
+    await meter.to_the_end(finish_journal, state_dir, index, tick=meter.tick)
+    mode = await meter.work(_believe, index, store_id, manifest, revision)
+    known = index.known()
+    where, skipped = await meter.work(places, manifest, roots)
+    job = _Job(
+        *(store, revision, manifest, where, mode),
+        row_of=index.get if known is not None and known.store == store_id else lambda _: None,
+        index=index,
+        store_id=store_id,
+        state_dir=state_dir,
+        instance=instance,
+    )
+    return replace(await _bring(job, meter), skipped=skipped)
+
+
+async def restore_paths(
+    store: Store,
+    revision: str,
+    manifest: Manifest,
+    roots: Sequence[Root],
+    only: str | None,
+    *,
+    index: Index | None,
+    store_id: str,
+    state_dir: Path,
+    progress: RestoreProgress,
+    instance: str,
+    record: bool = False,
+    alive: Callable[[], None] | None = None,
+) -> Restored:
+    """`sidecar restore`: what lies at or under ``only`` (a path in the snapshot; None is all) into the roots.
+
+    Asked for by a person, so nothing local counts as newer: what differs goes to conflicts. The index is left
+    as it is, which makes the restored files changes that the next sync takes, unless ``record`` says that it
+    is to describe this snapshot from now on (not with ``only``).
+    """
+    meter = Meter(progress, alive)
+    check(manifest)
+    await meter.to_the_end(finish_journal, state_dir, index, tick=meter.tick)
+    where, skipped = await meter.work(places, manifest, roots)
+    _require(manifest, only, [p.root for p in where])
+    known = index.known() if index is not None else None
+    job = _Job(
+        *(store, revision, manifest, where, "bring", only),
+        row_of=index.get if index and known and known.store == store_id else lambda _: None,
+        index=index if record and only is None else None,
+        store_id=store_id,
+        state_dir=state_dir,
+        instance=instance,
+    )
+    return replace(await _bring(job, meter), skipped=skipped)
+
+
+async def restore_to(
+    store: Store,
+    revision: str,
+    manifest: Manifest,
+    dest: Path,
+    *,
+    only: str | None = None,
+    force: bool = False,
+    progress: RestoreProgress,
+    alive: Callable[[], None] | None = None,
+) -> Restored:
+    """Lay the snapshot (at or under ``only``) out as ``dest/<root name>/…`` and touch nothing else.
+
+    ``dest`` is made where it is missing. UsageError where it isn't empty, unless ``force``: then files and
+    links in the way are replaced, the rest is kept, and a folder where a file belongs is a RestoreFailed.
+    """
+    meter = Meter(progress, alive)
+    check(manifest)
+    _require(manifest, only, None)
+    if not force:
+        await meter.work(_require_empty, dest)
+    place = await meter.work(whole, dest)
+    return await _bring(_Job(store, revision, manifest, (place,), "overwrite", only), meter)
+
+
+def preview(
+    manifest: Manifest, roots: Sequence[Root], index: Index | None, only: str | None
+) -> list[tuple[str, str]]:
+    """What `sidecar restore` would do, as (action, path). Blocks.
+
+    Actions: fetch, replace, keep, conflict (moved aside, then fetched), chmod (mode, owner, mtime), blocked.
+    """
+    check(manifest)
+    where, _ = places(manifest, roots)
+    _require(manifest, only, [p.root for p in where])
+    known = index is not None and index.known() is not None
+    row_of: RowOf = index.get if index is not None and known else lambda _: None
+    return summary(survey(manifest, where, row_of, "bring", only=only, tick=lambda: None))
+
+
+def confirm_local(
+    manifest: Manifest, roots: Sequence[Root], index: Index, store_id: str, revision: str
+) -> None:
+    """Rebuild a lost index beside a running main, as the head's entries.
+
+    A file counts as unchanged only where its bytes were hashed and are the entry's. Touches no root, and
+    fails for nothing that it finds in one. Blocks.
+    """
+    where, _ = places(manifest, roots)
+    now = time.time_ns()
+    steps = survey(manifest, where, lambda _: None, "confirm", tick=lambda: None)
+    # A file that was written a moment ago may change again within its timestamp.
+    stats = {
+        s.entry.path: s.stat for s in steps if s.stat is not None and s.stat.ctime_ns < now - 2_000_000_000
+    }
+    index.replace(Known(store_id, manifest.snapshot, revision), manifest, stats)
+
+
+def entry_path(path: str, roots: Sequence[Root]) -> str:
+    """What a person's ``path``, local and absolute or already a snapshot's, is called in a snapshot."""
+    for root in roots:
+        if at_or_under(path, root.path):
+            return root.name + path[len(root.path) :].rstrip("/")
+    return path.strip("/")
+
+
+def _require(manifest: Manifest, only: str | None, roots: Sequence[str] | None) -> None:
+    if only is None or any(at_or_under(path, only) for path in manifest.entries):
+        if only is None or roots is None or any(at_or_under(only, r) or at_or_under(r, only) for r in roots):
+            return
+        raise UsageError(
+            f"{only!r} lies in no declared root: `sidecar restore --to DIR` lays it out elsewhere"
+        )
+    raise SidecarError(
+        f"snapshot {manifest.snapshot} has nothing at or under {only!r}; "
+        f"`sidecar ls {manifest.snapshot}` shows what it has"
+    )
+
+
+def _require_empty(dest: Path) -> None:
+    try:
+        names = [n for n in os.listdir(dest) if not n.startswith(STAGING_PREFIX)]
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise UsageError(f"{str(dest)!r} is no folder") from None
+    except OSError as error:
+        raise failed("look into", str(dest), error) from error
+    if names:
+        raise UsageError(
+            f"{str(dest)!r} is not empty, nothing was changed: name another folder, "
+            "or use --force to replace what is there"
+        )
+
+
+def _believe(index: Index, store_id: str, manifest: Manifest, revision: str) -> Mode:
+    """Settle what an earlier life left pending, and say what the index is worth for this snapshot."""
+    known = index.known()
+    pending = index.pending()
+    if pending is not None:
+        if pending == manifest.snapshot and (known is None or known.store == store_id):
+            index.promote(store_id, revision)
+            known = index.known()
+        else:
+            index.discard()
+    this = known is not None and known.store == store_id and known.snapshot == manifest.snapshot
+    return "resume" if this and index.note(redo.NOTE) is None else "bring"
+
+
+async def _bring(job: _Job, meter: Meter) -> Restored:
+    own = str(job.state_dir) if job.state_dir is not None else None
+    steps = await meter.work(
+        survey, job.manifest, job.places, job.row_of, job.mode, only=job.only, own=own, tick=meter.tick
+    )
+    plan = Plan(job.places, tuple(steps))
+    files = [s for s in steps if s.entry.kind == "file" and not s.implied]
+    there = [s for s in files if not s.fetches]
+    meter.expect(len(files), sum(s.entry.size for s in files))
+    meter.done(len(there), sum(s.entry.size for s in there))
+    ready = await meter.work(prepare, plan, job.manifest, job.state_dir, meter)
+    await fetch(job.store, job.revision, job.manifest, ready.wants, meter)
+    result = await meter.to_the_end(_put, job, replace(plan, places=ready.places), ready, meter)
+    meter.show()
+    return result
+
+
+def _put(job: _Job, plan: Plan, ready: Ready, meter: Meter) -> Restored:
+    """Put all in its place, by a journal where a later start can finish it; then the index; then tidy up."""
+    sources, databases = gather(plan, ready, meter.tick)
+    ops = operations(plan, sources, databases, job.manifest.entries)
+    aside = conflicts(plan.steps)
+    folder = _conflicts(job.state_dir) if aside and job.state_dir is not None else None
+    log = Journal(
+        *(job.store_id, str(job.manifest.snapshot), job.revision, job.instance, job.index is not None),
+        str(folder) if folder is not None else None,
+        plan.places,
+        tuple(ops),
+    )
+    if job.state_dir is not None and ops:
+        if job.index is not None:
+            job.index.set_note(redo.NOTE, log.snapshot)
+        redo.write(job.state_dir, log, job.manifest)
+    applied = redo.apply(log, meter.tick)
+    if applied.lost:
+        _staging_lost(applied)
+    if job.index is not None:
+        known = Known(job.store_id, job.manifest.snapshot, job.revision)
+        job.index.replace(known, job.manifest, _stats(plan.steps, applied.stats))
+        job.index.set_note(redo.NOTE, None)
+    if job.state_dir is not None:
+        redo.remove(job.state_dir)
+    for place in plan.places:
+        redo.clear(place)
+    redo.seal_tops(log)
+    return _restored(plan, applied, folder, aside)
+
+
+def _staging_lost(applied: Applied) -> NoReturn:
+    raise RestoreFailed(
+        f"{applied.lost[0]!r} vanished from staging before it was in its place: does something clean up "
+        f"{STAGING_PREFIX}* folders? The restore starts over from the store"
+    )
+
+
+def _conflicts(state_dir: Path) -> Path:
+    """A folder that isn't there yet, named by the time for people."""
+    base = state_dir / "conflicts" / time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime())
+    path, number = base, 1
+    while os.path.lexists(path):
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def _stats(steps: Sequence[Step], placed: Mapping[str, Stat]) -> dict[str, Stat]:
+    return {**{s.entry.path: s.stat for s in steps if s.stat is not None}, **placed}
+
+
+def _restored(plan: Plan, applied: Applied, folder: Path | None, aside: int) -> Restored:
+    blocked = {s.entry.path for s in plan.steps if s.action == "blocked"} | set(applied.blocked)
+    files = [s.entry for s in plan.steps if s.entry.kind == "file" and s.entry.path not in blocked]
+    fetched = [s.entry for s in plan.steps if s.fetches and s.entry.path not in blocked]
+    return Restored(
+        files=len(files),
+        bytes=sum(e.size for e in files),
+        fetched=len(fetched),
+        fetched_bytes=sum(e.size for e in fetched),
+        kept_newer=sum(s.action == "newer" and s.local is not None for s in plan.steps),
+        conflicts=folder if folder is not None and folder.is_dir() else None,
+        conflict_count=aside,
+        blocked=tuple(sorted(blocked)),
+    )

@@ -1,0 +1,208 @@
+"""What stands on this disk where a snapshot's entries go. Only looks; no link is followed below a root."""
+
+from __future__ import annotations
+
+import os
+import stat as st
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from sidecar.recovery.plan import Action, Local, Mode, Place, Step, decide, ordered, same_content, wants_hash
+from sidecar.recovery.tree import Tick, Tree, is_database, steady_digest
+from sidecar.recovery.trouble import failed, in_the_way
+from sidecar.roots import Root
+from sidecar.snapshot.exclude import STAGING_PREFIX
+from sidecar.snapshot.index import Row, Stat
+from sidecar.snapshot.manifest import Entry, Manifest
+
+STAGING = f"{STAGING_PREFIX}restore"
+
+RowOf = Callable[[str], Row | None]
+
+
+def places(manifest: Manifest, roots: Sequence[Root]) -> tuple[tuple[Place, ...], tuple[str, ...]]:
+    """Where the declared roots that the snapshot has go, and the names of its roots that aren't declared."""
+    declared = {r.name: r for r in roots}
+    out = []
+    for record in manifest.roots:
+        root = declared.get(record.name)
+        if root is None:
+            continue
+        real = os.path.realpath(root.path)
+        entry = manifest.entries.get(record.name)
+        if entry is not None and entry.kind == "file":
+            base, leaf = os.path.split(real)
+            mark = sha256(record.name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+            out.append(Place(record.name, root.path, base, leaf, f"{base.rstrip('/')}/{STAGING}-{mark}"))
+        else:
+            out.append(Place(record.name, root.path, real, "", f"{real}/{STAGING}"))
+    return tuple(out), tuple(r.name for r in manifest.roots if r.name not in declared)
+
+
+def whole(dest: Path) -> Place:
+    """One folder that all of a snapshot is laid out in."""
+    base = os.path.realpath(dest)
+    return Place("", str(dest), base, "", f"{base}/{STAGING}")
+
+
+def survey(
+    manifest: Manifest,
+    where: Sequence[Place],
+    row_of: RowOf,
+    mode: Mode,
+    *,
+    only: str | None = None,
+    own: str | None = None,
+    tick: Tick,
+) -> list[Step]:
+    """Look at every entry's place and decide on it; reads what only its content can tell.
+
+    ``own`` is our state dir, which no entry may reach into. Raises RestoreFailed where something can't be
+    looked at, or a folder and a file stand for each other at a root itself. Blocks.
+    """
+    steps: list[Step] = []
+    with ExitStack() as stack:
+        looker = _Looker(row_of, mode, own, tick)
+        for n, place in enumerate(where):
+            tree = _open(place, mode, stack)
+            names = [place.root] if place.root else [r.name for r in manifest.roots]
+            for entry, implied in ordered(manifest, names, only, whole=not place.root):
+                steps.append(looker.step(entry, implied, n, place, tree))
+    return steps
+
+
+def _open(place: Place, mode: Mode, stack: ExitStack) -> Tree | None:
+    try:
+        return stack.enter_context(Tree(place.base))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if mode == "confirm":
+            return None
+        raise failed("look into", place.base, error) from error
+
+
+class _Looker:
+    """Goes down the entries in order and remembers which folder they may not enter."""
+
+    def __init__(self, row_of: RowOf, mode: Mode, own: str | None, tick: Tick) -> None:
+        self.row_of, self.mode, self.tick = row_of, mode, tick
+        self.own = os.path.realpath(own) if own else None
+        self.may_chown = os.geteuid() == 0
+        self.closed: tuple[str, Step] | None = None
+
+    def step(self, entry: Entry, implied: bool, n: int, place: Place, tree: Tree | None) -> Step:
+        self.tick()
+        rel = place.rel(entry.path)
+        if self.closed is not None and entry.path.startswith(self.closed[0]):
+            above = self.closed[1]
+            return Step(above.action, entry, n, rel, None, implied, above.known)
+        here = f"{place.base}/{rel}" if rel else place.base
+        if self.own is not None and _reaches(here, self.own):
+            return self._close(Step("blocked", entry, n, rel, None, implied))
+        row = self.row_of(entry.path)
+        known = self.mode == "resume" and row is not None and same_content(row.entry, entry)
+        try:
+            local = self._local(entry, row, place, rel, tree)
+        except OSError as error:
+            if self.mode == "confirm" or (isinstance(error, PermissionError) and known):
+                # The app locked itself out: its doing, and newer than the snapshot.
+                return self._close(Step("newer", entry, n, rel, None, implied, known))
+            raise failed("look at", here, error) from error
+        action = decide(entry, local, row, self.mode, self.may_chown)
+        if implied and action == "meta":
+            action = "keep"
+        if action == "conflict" and local is not None and local.kind == "dir" and tree is not None:
+            ours = self.own is not None and _reaches(self.own, here)
+            if ours or tree.mount_point(rel):
+                action = "blocked"
+        step = Step(action, entry, n, rel, local, implied, known, _recordable(action, entry, local, row))
+        if step.changes and local is not None and self.mode != "confirm":
+            self._refuse_unmovable(step, local, place, here)
+        if entry.kind == "dir" and (action == "blocked" or (local is not None and action == "newer")):
+            return self._close(step)
+        return step
+
+    def _close(self, step: Step) -> Step:
+        self.closed = (step.entry.path + "/", step)
+        return step
+
+    def _refuse_unmovable(self, step: Step, local: Local, place: Place, here: str) -> None:
+        """The root itself is never moved: it may be a mount point, HOME or somebody's working directory."""
+        top = step.rel in ("", place.leaf)
+        crossed = (local.kind == "dir") != (step.entry.kind == "dir")
+        if crossed and (top or (self.mode == "overwrite" and local.kind == "dir")):
+            raise in_the_way(place.shown if top else here, step.entry.kind, local.kind)
+
+    def _local(
+        self, entry: Entry, row: Row | None, place: Place, rel: str, tree: Tree | None
+    ) -> Local | None:
+        if tree is not None:
+            found = tree.lstat(rel)
+        else:
+            found = _at(place.base) if not rel else None
+        if found is None:
+            return None
+        local = _local(found)
+        if tree is not None and local.kind == "symlink":
+            return replace(local, target=tree.readlink(rel))
+        if tree is None or local.kind != "file":
+            return local
+        local = _with_sides(local, tree, rel)
+        if wants_hash(entry, local, row):
+            local = replace(local, sha256=steady_digest(tree, rel, self.tick))
+        return local
+
+
+def _recordable(action: Action, entry: Entry, local: Local | None, row: Row | None) -> Stat | None:
+    """The stat under which a later scan may take a kept file for unchanged, mode and mtime included."""
+    if action != "keep" or local is None or local.kind not in ("file", "symlink"):
+        return None
+    as_committed = row is not None and row.settled and row.stat == local.stat
+    dressed = (entry.mode, entry.mtime_ns) == (local.mode, local.mtime_ns)
+    return local.stat if as_committed or dressed else None
+
+
+def _reaches(path: str, own: str) -> bool:
+    return path == own or path.startswith(own + "/")
+
+
+def _at(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _local(found: os.stat_result) -> Local:
+    kind: Literal["file", "dir", "symlink", "other"] = "other"
+    if st.S_ISREG(found.st_mode):
+        kind = "file"
+    elif st.S_ISDIR(found.st_mode):
+        kind = "dir"
+    elif st.S_ISLNK(found.st_mode):
+        kind = "symlink"
+    return Local(
+        *(kind, Stat.of(found), found.st_size, st.S_IMODE(found.st_mode), found.st_uid, found.st_gid),
+        *(found.st_mtime_ns, found.st_ctime_ns),
+    )
+
+
+def _with_sides(local: Local, tree: Tree, rel: str) -> Local:
+    """``local`` with the stat that a scan would give it: a database changes in its log before in itself."""
+    stat, live = local.stat, False
+    for ending in ("-wal", "-journal"):
+        side = tree.lstat(rel + ending)
+        if side is None:
+            continue
+        stat = Stat(
+            *(stat.dev, stat.ino, stat.size + side.st_size),
+            max(stat.mtime_ns, side.st_mtime_ns),
+            max(stat.ctime_ns, side.st_ctime_ns),
+        )
+        live = live or (side.st_size > 0 and is_database(tree, rel))
+    return replace(local, stat=stat, live=live)
