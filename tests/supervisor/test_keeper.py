@@ -64,6 +64,15 @@ def test_a_hung_agent_is_killed_with_its_children_and_replaced(tmp_path: Path) -
     assert "sidecar WARNING the agent was killed (silent for 0.5 s); main goes on untouched" in life.log()
 
 
+def test_what_a_crashed_agent_leaves_behind_is_killed(tmp_path: Path) -> None:
+    """It may be in the middle of an upload that the next agent knows nothing of."""
+    with Life(tmp_path, LONG, f"{READY} child sleep:0.2 kill", SOUND) as life:
+        life.until_agents(2, "argv")
+        assert not alive(int(life.agents()[0].split("child ")[1].split()[0]))
+        life.signal(signal.SIGTERM)
+        assert life.end() == 143
+
+
 def test_a_stopped_agent_counts_as_hung(tmp_path: Path) -> None:
     with Life(tmp_path, LONG, f"{READY} serve", pace={"silence": 0.5}) as life:
         life.until_said("up")
@@ -115,7 +124,7 @@ def test_a_verdict_before_ready_is_our_exit_code(tmp_path: Path, code: int, way:
     assert life.log() == f"sidecar ERROR main was not started ({code}): touch ran\n"
 
 
-@pytest.mark.parametrize("given_code", ["0", "256", "-1", "x", "69x", "٣"])
+@pytest.mark.parametrize("given_code", ["0", "x"])
 def test_a_verdict_that_is_none_is_a_failure(tmp_path: Path, given_code: str) -> None:
     with Life(tmp_path, ["touch", "ran"], f"hello:2:5 fail:{given_code} exit:0") as life:
         assert life.end() == 1
@@ -182,11 +191,11 @@ def test_an_agent_that_dies_of_final_is_replaced_at_once(tmp_path: Path) -> None
 
 
 def test_an_agent_that_hangs_at_final_is_replaced_in_time(tmp_path: Path) -> None:
-    with Life(tmp_path, [*SH, "exit 6"], "hello:2:6 ready hang", SOUND, pace={"hush": 0.5}) as life:
+    with Life(tmp_path, [*SH, "exit 6"], "hello:1:3 ready hang", SOUND, pace={"hush": 0.5}) as life:
         assert life.end() == 6
-        assert life.took < 6
+        assert life.took < 3
     assert order(life.agents()[1], "final ", "said done")
-    assert "silent for 2 s" in life.log()
+    assert "silent for 1 s" in life.log()
 
 
 def test_a_refusal_at_final_is_not_tried_again(tmp_path: Path) -> None:
@@ -280,7 +289,7 @@ def _cpu(pid: int) -> float:
 
 
 def test_an_agent_that_reads_nothing_does_not_block_us(tmp_path: Path) -> None:
-    with Life(tmp_path, [*SH, "exit 4"], "hello:1:2 ready sleep:600", pace={"hush": 60}) as life:
+    with Life(tmp_path, [*SH, "exit 4"], "hello:0.5:1 ready sleep:600", pace={"hush": 60}) as life:
         assert life.end() == 4
         assert life.took < 4
 

@@ -16,7 +16,7 @@ from tests.supervisor.life import Life, alive, order, seconds_after, wait_until
 
 SH = ("sh", "-c")
 TRAP = "trap 'echo got; exit 5' TERM; echo up; while :; do sleep 0.05; done"
-STUBBORN = "trap '' TERM; (trap '' TERM; echo child $$; exec sleep 600) & echo up; wait; sleep 600"
+STUBBORN = "trap '' TERM; sleep 600 & echo child $! up; wait; sleep 600"
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,8 @@ def test_as_pid_1(tmp_path: Path) -> None:
     if subprocess.run([*unshare, "true"], capture_output=True).returncode:
         pytest.skip("no right to make a pid namespace here (unshare --pid)")
     script = (
-        "echo parent $PPID; (sh -c 'echo $$; sleep 0.1' &); sleep 0.5; ps -eo stat=,comm= | grep -c '^Z';"
+        "echo parent $PPID; (sh -c 'echo $$; sleep 0.1' &); sleep 0.5;"
+        "cat /proc/[0-9]*/status | grep -c '^State:.Z';"
         "setsid sh -c 'trap \"echo daemon ended; exit\" TERM; echo >set; while :; do sleep 0.05; done' &"
         "trap 'echo stopped; exit 4' TERM; until [ -e set ]; do sleep 0.01; done; echo up; "
         "while :; do sleep 0.05; done"
