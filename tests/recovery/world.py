@@ -100,7 +100,7 @@ class World:
         change: Callable[[Manifest], Manifest] = lambda m: m,
         contents: Mapping[str, bytes] | None = None,
     ) -> tuple[str, Manifest]:
-        """Commit what the roots hold now; ``contents`` overrides the bytes that go to the store for a path."""
+        """Commit what the roots hold now; ``contents`` overrides what goes to the store for a path."""
         self.sequence += 1
         found: dict[str, Entry] = {}
         records = []
