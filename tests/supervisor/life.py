@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from sidecar import family
 
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).with_name("fake_agent.py")
@@ -72,16 +73,12 @@ class Life:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        pids = [int(m) for m in re.findall(r" pid (\d+)", "".join(self.agents()))]
-        pids += [int(m) for m in re.findall(r"main started (\d+)", "".join(self.agents()))]
         if self.process.poll() is None:
+            below = family.left_of_main(family.everyone(), self.process.pid, -1, 0, -1)
             self.process.kill()
             self.process.wait()
-            for pid in pids:
-                try:
-                    os.killpg(pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    pass
+            for proc in below:
+                family.send(proc.pid, signal.SIGKILL)
 
     def agents(self) -> list[str]:
         """What each agent noted, the first one first."""
