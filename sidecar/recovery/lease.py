@@ -74,8 +74,14 @@ class Refuse:
 
 def encode(lease: Lease) -> bytes:
     document = {
-        **{"format": FORMAT, "epoch": lease.epoch, "instance": lease.instance, "space": lease.space},
-        **{"state": lease.state, "requester": lease.requester, "clean": lease.clean, "turn": lease.turn},
+        "format": FORMAT,
+        "epoch": lease.epoch,
+        "instance": lease.instance,
+        "space": lease.space,
+        "state": lease.state,
+        "requester": lease.requester,
+        "clean": lease.clean,
+        "turn": lease.turn,
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(lease.since or time.time())),
     }
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_INDENT_2)
@@ -103,9 +109,7 @@ def decode(raw: bytes) -> Lease:
     return lease
 
 
-def decide(
-    current: Lease | None, me: Me, *, least_epoch: int = 0, silent: bool = False
-) -> Take | Wait | Refuse:
+def decide(current: Lease | None, me: Me, *, least_epoch: int = 0, silent: bool = False) -> Take | Wait | Refuse:
     """What a starting instance does about the lease that it found.
 
     ``least_epoch`` is the newest snapshot's, for a store whose lease was deleted by hand. ``silent`` says that the
@@ -123,9 +127,7 @@ def decide(
     if silent:
         return Take(taken, False)
     if current.state == "held":
-        return Wait(
-            current, replace(current, state="requested", requester=me.instance, turn=current.turn + 1)
-        )
+        return Wait(current, replace(current, state="requested", requester=me.instance, turn=current.turn + 1))
     return Wait(current, None)
 
 

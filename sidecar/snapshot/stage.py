@@ -97,7 +97,11 @@ def _moved(out: Stage, looked_at: dict[str, Found], drop: bool = True) -> list[F
             continue
         if Stat.of(status) != staged.row.stat:
             again[e.path] = replace(
-                found, mode=status.st_mode & 0o7777, uid=status.st_uid, gid=status.st_gid, stat=Stat.of(status)
+                found,
+                mode=status.st_mode & 0o7777,
+                uid=status.st_uid,
+                gid=status.st_gid,
+                stat=Stat.of(status),
             )
     if drop and again:
         out.staged = [s for s in out.staged if s.entry.path not in again]

@@ -17,6 +17,7 @@ from sidecar.errors import SidecarError
 from sidecar.roots import Root
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Index
+from sidecar.snapshot.manifest import LEASE
 from sidecar.snapshot.stage import NoRoom
 from sidecar.state import State
 from sidecar.stores.base import Denied, Refused, Store, StoreError, Unavailable
@@ -96,6 +97,7 @@ class Engine:
         self._held: frozenset[str] = frozenset()
         self._refused: set[str] = set()
         self._reassert = False
+        self._from: str | None = None
         self._failures = 0
         self._not_before = 0.0
         self._last_log = float("-inf")
@@ -237,18 +239,26 @@ class Engine:
                 return self._result(survey, 0)
             if survey.confirmed and self.line.snapshot is not None:
                 await self.line.keep(f"kept/{self.line.snapshot}")
+            if self._from is not None:
+                await self.line.keep(f"damaged/{(self.line.head or '')[:12]}")
             number = self.line.next_id()
             package = await asyncio.to_thread(
-                pack, survey, self.index, folder, number, self.line.snapshot, self.options, frozenset(self._refused)
+                pack,
+                survey,
+                self.index,
+                folder,
+                number,
+                self.line.snapshot,
+                self.options,
+                frozenset(self._refused),
             )
             rides = dict(self.rides)
             put = {**package.put, **rides}
+            title = package.title + (f" (from {self._from})" if self._from else "")
             if closing and self.tenure is not None and self.line.branch is None:
-                put.update({_LEASE: self.tenure.released(clean=True)})
+                put.update({LEASE: self.tenure.released(clean=True)})
             try:
-                revision = await self.line.commit(
-                    put, package.delete, package.title, automatic=why == "automatic", until=until
-                )
+                revision = await self.line.commit(put, package.delete, title, automatic=why == "automatic", until=until)
             except Edited:
                 await asyncio.to_thread(self.index.discard)
                 self._edited()
@@ -273,12 +283,18 @@ class Engine:
     # --- what came of it ------------------------------------------------------------------------------------------
 
     def _durable(
-        self, number: object, revision: str, package: Package, survey: Survey, rides: Mapping[str, bytes], first: float
+        self,
+        number: object,
+        revision: str,
+        package: Package,
+        survey: Survey,
+        rides: Mapping[str, bytes],
+        first: float,
     ) -> None:
         now = time.monotonic()
         sync = self.state.sync
         self.line.snapshot = package.snapshot
-        self._reassert = False
+        self._reassert, self._from = False, None
         for path, data in rides.items():
             if self.rides.get(path) is data:
                 del self.rides[path]
@@ -382,6 +398,34 @@ class Engine:
             self.everything()
             self.on_fenced()
 
+    def goes_on_from(self, chosen: str) -> None:
+        """The disk holds snapshot ``chosen``, not the head: the first commit puts all of it, and keeps the head."""
+        self._from, self._reassert = chosen, True
+
+    async def heed_lease(self) -> None:
+        """Hand the lease over where somebody asks for it; stop writing where somebody has it. Never raises."""
+        try:
+            head = await asyncio.wait_for(self.store.head(), 30)
+            if head == self.line.head:
+                return
+            async with self._lock:
+                verdict = await self.line.judge(head, 30) if head != self.line.head else "mine"
+                if verdict == "fenced":
+                    self._fenced()
+                elif verdict == "requested" and self.tenure is not None:
+                    self.line.head = head
+                    log.info("a new instance asks for the lease: handing over")
+                    until = time.monotonic() + 600
+                    handing = {LEASE: self.tenure.handing_over()}
+                    await self.line.commit(handing, [], "sidecar: lease handing over", automatic=False, until=until)
+                    result = await self._snapshot("handoff", until)
+                    if result.ok:
+                        self._fenced()
+        except Fenced:
+            self._fenced()
+        except (StoreError, Edited, TimeoutError) as error:
+            log.debug(f"the lease can't be looked at now: {error}")
+
     # --- verbs ----------------------------------------------------------------------------------------------------
 
     async def checkpoint(self) -> Result:
@@ -405,7 +449,9 @@ class Engine:
             if at > time.monotonic():
                 wait = at - time.monotonic()
                 return Result(
-                    False, error=f"the commit ceiling is reached; the next goes in {wait:.0f} s", retry_after=wait
+                    False,
+                    error=f"the commit ceiling is reached; the next goes in {wait:.0f} s",
+                    retry_after=wait,
                 )
             return await self._snapshot("checkpoint", time.monotonic() + 600)
 
@@ -421,9 +467,6 @@ class Engine:
             if time.monotonic() + wait >= until:
                 return result
             await asyncio.sleep(wait)
-
-
-_LEASE = ".sidecar/lease.json"
 
 
 def _fresh(folder: Path) -> None:

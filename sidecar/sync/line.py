@@ -98,7 +98,8 @@ class Line:
             self.budget.note(time.monotonic(), automatic=automatic)
             try:
                 revision = await asyncio.wait_for(
-                    self.store.commit(self.head, put, delete, message, self.branch), max(until - time.monotonic(), 0.1)
+                    self.store.commit(self.head, put, delete, message, self.branch),
+                    max(until - time.monotonic(), 0.1),
                 )
             except Conflict:
                 landed = await self._landed(message, until)

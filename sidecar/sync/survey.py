@@ -21,7 +21,7 @@ class Look:
 
     ``confirm_held`` are roots whose mass deletion an earlier look saw and this one may confirm; ``confirm_present``
     lets any mass deletion through in a root that is there and readable (a checkpoint: the app says that it means it).
-    ``reassert`` puts every mirrored file again, after somebody else changed the store's copies.
+    ``reassert`` puts every file again, after somebody else changed the store's copies.
     """
 
     hints: Mapping[str, Iterable[str]] | None = None
@@ -160,7 +160,7 @@ class Surveyor:
             rows = {r.entry.path: r for r in self.index.under(root.name)}
             for path, row in rows.items():
                 e = row.entry
-                if path in without or e.kind != "file" or e.frame is not None or row.stat is None:
+                if path in without or e.kind != "file" or row.stat is None:
                     continue
                 where = root.path + path[len(root.name) :]
                 found.append(Found(path, where, "file", e.mode, e.uid, e.gid, row.stat))

@@ -1,0 +1,162 @@
+"""Taking the lease: the doing behind ``lease.decide``."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sidecar import log
+from sidecar.errors import EX_REFUSED, RestoreFailed
+from sidecar.recovery import lease as leases
+from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait
+from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, StoreError, Unavailable
+
+POLL_S = 2.0
+TRIES = 3
+
+
+class Moved(Exception):
+    """The head changed under us: read it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The lease is ours as of ``revision``; ``clean`` tells how the one before ended (None: there was none)."""
+
+    revision: Revision
+    tenure: Tenure
+    clean: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unleased:
+    """Reads work, writing doesn't: a start without the right to write. ``why`` is for people."""
+
+    why: str
+
+
+async def read_lease(store: Store, revision: Revision | None) -> Lease | None:
+    """The lease at ``revision``. Raises ManifestError where it is there and can't be read."""
+    if revision is None:
+        return None
+    with TemporaryDirectory(prefix="sidecar-") as folder:
+        try:
+            await store.fetch(revision, [leases.PATH], Path(folder))
+        except NotFound:
+            return None
+        return leases.decode(await asyncio.to_thread((Path(folder) / leases.PATH).read_bytes))
+
+
+@dataclass(slots=True)
+class Waiting:
+    """How long a silent holder has been waited for, over several reads of the head."""
+
+    handoff_wait_s: float
+    seen: tuple[str, int, str, int] | None = None
+    since: float = 0.0
+    first: float = 0.0
+    asked: bool = False
+
+    def silent(self, holder: Lease, now: float) -> bool:
+        """Whether ``holder`` had its time. A renewed hand-over starts the clock again, at most ten times over."""
+        sight = (holder.instance, holder.epoch, holder.state, holder.turn)
+        if self.seen is None:
+            self.first = now
+        if self.seen is None or (holder.state == "handing_over" and sight != self.seen):
+            self.since = now
+        self.seen = sight
+        return now - self.since >= self.handoff_wait_s or now - self.first >= 10 * self.handoff_wait_s
+
+
+async def claim(
+    store: Store,
+    head: Revision | None,
+    found: Lease | None,
+    me: Me,
+    least_epoch: int,
+    waiting: Waiting,
+    alive: Callable[[], None],
+) -> Claimed | Unleased:
+    """Take the lease that was ``found`` at ``head``, or ask for it. Raises Moved where the head must be read again.
+
+    Another identity's lease raises RestoreFailed (69) and writes nothing.
+    """
+    now = time.monotonic()
+    decision = leases.decide(found, me, least_epoch=least_epoch)
+    if isinstance(decision, Wait) and waiting.silent(decision.holder, now):
+        decision = leases.decide(found, me, least_epoch=least_epoch, silent=True)
+        log.warning(f"the holder before us ({decision_holder(found)}) gave no answer: it is taken for dead")
+    if isinstance(decision, Refuse):
+        raise RestoreFailed(_refusal(store, decision.holder, me), final=True, code=EX_REFUSED)
+    if isinstance(decision, Wait):
+        alive()
+        if decision.request is not None and waiting.handoff_wait_s > 0 and not waiting.asked:
+            log.info(
+                f"instance {decision.holder.instance} holds the lease: asked it to hand over,"
+                f" waiting up to {waiting.handoff_wait_s:g} s"
+            )
+            waiting.asked = True
+            await _commit(store, head, decision.request, f"sidecar: lease requested by {me.instance}")
+        left = waiting.since + waiting.handoff_wait_s - now
+        await asyncio.sleep(max(0.05, min(POLL_S * (0.75 + random.random() / 2), left)))
+        raise Moved
+    return await _take(store, head, decision, me)
+
+
+def decision_holder(found: Lease | None) -> str:
+    return found.instance if found else "nobody"
+
+
+async def _take(store: Store, head: Revision | None, decision: Take, me: Me) -> Claimed | Unleased:
+    message = f"sidecar: lease {decision.lease.epoch} claimed by {me.instance}"
+    for attempt in range(1, TRIES + 1):
+        try:
+            revision = await _commit(store, head, decision.lease, message)
+        except Denied as error:
+            return Unleased(error.message)
+        except Unavailable as error:
+            if error.unclear:
+                current = await store.head()
+                if current != head:
+                    raise Moved from None
+            if attempt == TRIES:
+                await store.head()  # an outage is no reason to go on without a lease: this raises then
+                return Unleased(error.message)
+            await asyncio.sleep(attempt * (0.5 + random.random() / 2))
+            continue
+        return Claimed(revision, Tenure(decision.lease), decision.clean)
+    raise AssertionError("unreachable")
+
+
+async def _commit(store: Store, head: Revision | None, lease: Lease, message: str) -> Revision:
+    try:
+        return await store.commit(head, {leases.PATH: leases.encode(lease)}, [], message)
+    except Conflict:
+        raise Moved from None
+
+
+async def withdraw(store: Store, claimed: Claimed) -> None:
+    """Give a lease back that was taken for nothing: a stop came before ready. Best effort, never raises."""
+    try:
+        document = claimed.tenure.released(clean=bool(claimed.clean))
+        await store.commit(
+            claimed.revision,
+            {leases.PATH: document},
+            [],
+            f"sidecar: lease {claimed.tenure.epoch} withdrawn by {claimed.tenure.lease.instance}",
+        )
+    except StoreError as error:
+        log.warning(f"the lease could not be given back ({error}): the next start waits for us in vain")
+
+
+def _refusal(store: Store, holder: Lease, me: Me) -> str:
+    return (
+        f"the snapshots in {store.url} belong to {holder.space!r}, and this is {me.space!r}: nothing was written."
+        f" If this is meant to take over for it, set SIDECAR_ADOPT={holder.space}; else give this one a store of"
+        " its own with SIDECAR_STORE"
+    )

@@ -1,0 +1,278 @@
+"""What an agent, or a command that does an agent's work, needs open: settings, store, index, locks, state."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import sidecar
+from sidecar import log
+from sidecar.errors import ConfigError, SidecarError, TryLater
+from sidecar.recovery import record as records
+from sidecar.recovery import report
+from sidecar.recovery import start as starting
+from sidecar.recovery.claim import Claimed, Moved
+from sidecar.recovery.lease import Me, Tenure
+from sidecar.recovery.locks import RootLocks
+from sidecar.recovery.record import Record
+from sidecar.recovery.restore import confirm_local, read_manifest
+from sidecar.recovery.start import Plan, Recovered
+from sidecar.settings import Settings, ensure_state_dir, load
+from sidecar.snapshot.exclude import own_paths
+from sidecar.snapshot.index import Index
+from sidecar.snapshot.manifest import RECOVERY
+from sidecar.state import RootState, State
+from sidecar.stores.base import Store, StoreError
+from sidecar.stores.opening import open_store
+from sidecar.sync.engine import Engine, Options
+from sidecar.sync.line import Base, read_small
+from sidecar.sync.pace import CEILING, Budget, backoff
+from sidecar.sync.survey import Look, Surveyor
+
+NOT_YET = {
+    "verify": "SIDECAR_VERIFY",
+    "resume": "SIDECAR_RESUME",
+    "drill_s": "SIDECAR_DRILL",
+    "heartbeat_url": "SIDECAR_HEARTBEAT_URL",
+    "squash_after": "SIDECAR_SQUASH_AFTER",
+}
+
+
+@dataclass(slots=True)
+class Session:
+    """Everything that is open; ``locks`` hold the roots."""
+
+    settings: Settings
+    store: Store
+    index: Index
+    locks: RootLocks
+    state: State
+    plan: Plan
+    record: Record
+
+
+def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[int] = ()) -> Session:
+    """Read the settings, take the roots' locks, open index and store. Raises ConfigError, TryLater (75)."""
+    settings = load(environ, need_paths=True)
+    log.setup(settings.log, settings.log_level)
+    _refuse_what_is_missing(settings)
+    state_dir = Path(ensure_state_dir(settings.state_dir))
+    locks = RootLocks.acquire(settings.roots, state_dir, lock_fds)
+    store = open_store(settings)
+    state = State(
+        instance=instance,
+        version=sidecar.__version__,
+        space=settings.identity,
+        store=settings.store.url,
+        persistent=settings.store.persistent,
+        max_delay_s=settings.max_delay_s,
+        roots={root.name: RootState(root.name) for root in settings.roots},
+    )
+    state.keepalive.every_s = settings.keepalive_every_s
+    for warning in settings.warnings:
+        log.warning(warning)
+    for field, name in NOT_YET.items():
+        if getattr(settings, field):
+            state.note("unsupported", f"{name} has no effect in this version")
+            log.warning(f"{name} is set, but this version doesn't have it yet: it has no effect")
+    if not settings.store.persistent:
+        _say_not_persisted(settings, state)
+    plan = Plan(
+        roots=settings.roots,
+        me=Me(instance, settings.identity, settings.adopt),
+        store_id=settings.store.url,
+        state_dir=state_dir,
+        cold_start=settings.cold_start,
+        revision=settings.revision,
+        handoff_wait_s=settings.handoff_wait_s,
+        timeout_s=settings.restore_timeout_s,
+        on_failure=settings.on_restore_failure,
+    )
+    return Session(settings, store, Index(state_dir / "index.db"), locks, state, plan, Record(instance))
+
+
+def _refuse_what_is_missing(settings: Settings) -> None:
+    """A setting that would protect or carry the app, and that this version can't honour, must not be ignored."""
+    missing = [
+        (settings.upstream, "SIDECAR_UPSTREAM", "the front door"),
+        (settings.age_recipient or settings.age_identity, "SIDECAR_AGE_RECIPIENT", "encryption"),
+    ]
+    for value, name, what in missing:
+        if value:
+            raise ConfigError(f"{name}: {what} is not in this version. Unset it, or update space-sidecar")
+
+
+def _say_not_persisted(settings: Settings, state: State) -> None:
+    state.note("not-persisted", "NOT PERSISTED: snapshots stay on this machine and are gone with it")
+    what = "add the secret HF_TOKEN (write access) in Settings > Secrets" if settings.space_id else "set SIDECAR_STORE"
+    log.warning(
+        f"NOT PERSISTED: snapshots go to {settings.store.url}, which is gone with this machine. To keep them, {what}"
+    )
+
+
+def options(here: Session) -> Options:
+    """The engine's part of the settings."""
+    settings = here.settings
+    folder = settings.store.path if settings.store.kind == "folder" else None
+    return Options(
+        roots=settings.roots,
+        patterns=settings.exclude,
+        own=own_paths(settings.state_dir, os.environ, folder),
+        quiet_s=settings.quiet_s,
+        max_delay_s=settings.max_delay_s,
+        rescan_s=settings.rescan_s,
+        state_dir=here.plan.state_dir,
+        store_id=here.plan.store_id,
+        space=settings.identity,
+        instance=here.plan.me.instance,
+        version=sidecar.__version__,
+    )
+
+
+async def engine(here: Session, base: Base, tenure: Tenure | None, now: float | None) -> Engine:
+    """The engine on ``base``; its budget is seeded with what the store says was committed in the last hour.
+
+    ``now`` is the store's clock, where it told one.
+    """
+    per_hour = here.settings.commits_per_hour
+    ceiling = max(CEILING, per_hour) if here.settings.store.kind in ("hf", "bucket") else None
+    budget = Budget(per_hour, ceiling)
+    try:
+        history = await asyncio.wait_for(here.store.history(150), 30)
+        times = [c.at for c in history if c.at is not None]
+        at = now if now is not None else (max(times) if times else 0.0)
+        budget.seed(time.monotonic(), [at - t for t in times])
+        here.state.commits_total = len(history) if len(history) < 150 else None
+        here.state.commits_hour = len(budget.every)
+    except (StoreError, TimeoutError) as error:
+        log.debug(f"the store's history can't be read ({error}): the commit budget starts empty")
+    here.state.sync.snapshot = str(base.snapshot) if base.snapshot else None
+    here.state.sync.revision = base.revision
+    return Engine(base, here.store, here.index, tenure, options(here), here.state, budget, devices(here))
+
+
+def devices(here: Session) -> dict[str, int | None]:
+    """Each root's device, as of now; None where it isn't there."""
+    out: dict[str, int | None] = {}
+    for root in here.settings.roots:
+        try:
+            out[root.name] = os.stat(root.path).st_dev
+        except OSError:
+            out[root.name] = None
+    return out
+
+
+async def ride(here: Session, engine: Engine, recovered: Recovered) -> None:
+    """What goes along with the first commit: the recovery record, and a README where there is none."""
+    before: bytes | None = None
+    try:
+        before = await read_small(here.store, recovered.head, RECOVERY, 20)
+    except (StoreError, TimeoutError) as error:
+        log.debug(f"earlier recovery records can't be read: {error}")
+    engine.rides[RECOVERY] = records.append(before, here.state.recovery or {})
+    if recovered.origin.readme:
+        engine.rides["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
+    if recovered.origin.chosen is not None:
+        engine.goes_on_from(recovered.origin.chosen)
+
+
+async def orphan_engine(here: Session) -> Engine:
+    """Once the store is back: an engine on a branch of its own, that knows nothing of the main line."""
+    here.index = Index(here.plan.state_dir / "orphan.db")
+    failures = 0
+    while True:
+        try:
+            head = await here.store.head()
+            base = Base(head, None, branch=f"orphan/{here.plan.me.instance}")
+            return await engine(here, base, None, None)
+        except StoreError as error:
+            failures += 1
+            here.state.sync.error = error.message
+            await asyncio.sleep(backoff(failures))
+
+
+async def reattached_engine(here: Session) -> Engine:
+    """Beside a running main: the engine that goes on where the agent before us ended. Tries until it can."""
+    failures = 0
+    while True:
+        try:
+            taken, manifest, head, intact = await starting.reattach(here.store, here.index, here.plan)
+        except Moved:
+            continue
+        except SidecarError as error:
+            failures += 1
+            here.state.sync.error = error.message
+            if failures == 1:
+                log.warning(f"the store can't be read ({error.message}): trying again; main goes on")
+            await asyncio.sleep(backoff(failures))
+            continue
+        here.state.sync.error = None
+        if manifest is not None and not intact:
+            log.warning("the local index was lost: rebuilding it from the files and the newest snapshot")
+            revision = taken.revision if isinstance(taken, Claimed) else head
+            await asyncio.to_thread(
+                confirm_local, manifest, here.settings.roots, here.index, here.plan.store_id, revision or ""
+            )
+        snapshot = manifest.snapshot if manifest else None
+        if taken is None:
+            here.state.lease = "fenced"
+            log.warning("FENCED: another instance holds the lease; what main writes goes to a branch of its own")
+            return await engine(here, Base(head, snapshot, f"fenced/{here.plan.me.instance}"), None, None)
+        here.state.lease, here.state.epoch = "held", taken.tenure.epoch
+        return await engine(here, Base(taken.revision, snapshot), taken.tenure, None)
+
+
+async def sync_once(here: Session) -> dict[str, Any]:
+    """One snapshot without an agent: claim, commit, release. Raises SidecarErrors; nothing is written then."""
+    await require_known(here)
+    start = starting.Start(here.store, here.index, here.plan, here.state, here.record)
+    recovered = await start.claim_only()
+    if recovered.tenure is None:
+        raise TryLater(f"the store can't be written: {recovered.why_unleased}")
+    made = await engine(here, base_of(recovered), recovered.tenure, recovered.access.now)
+    if recovered.origin.readme:
+        made.rides["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
+    result = await made.final(time.monotonic() + 3600)
+    if not result.ok:
+        raise TryLater(f"nothing was committed: {result.error}")
+    return {"snapshot": result.snapshot, "revision": result.revision, "changed": result.changed}
+
+
+async def preview_sync(here: Session) -> list[tuple[str, str]]:
+    """What a sync would change, as (``put`` or ``delete``, path); takes no lease and commits nothing."""
+    await require_known(here)
+    surveyor = Surveyor(here.settings.roots, here.index, here.settings.exclude, options(here).own, devices(here))
+    with TemporaryDirectory(prefix="sidecar-", dir=here.plan.state_dir) as folder:
+        survey = await asyncio.to_thread(surveyor.look, Look(), Path(folder))
+    puts = [("put", s.entry.path) for s in survey.staged if s.entry.kind != "dir"]
+    return puts + [("delete", row.entry.path) for row in survey.gone]
+
+
+async def require_known(here: Session) -> None:
+    """Without a restore the disk must be what the index says: else a sync would take lost files for deleted ones.
+
+    Raises SidecarError where it isn't. A store without a snapshot is for the cold-start check to judge.
+    """
+    head = await here.store.head()
+    manifest = await read_manifest(here.store, head, here.plan.state_dir) if head is not None else None
+    known = await asyncio.to_thread(here.index.known)
+    if manifest is None or (
+        known is not None and known.store == here.plan.store_id and known.snapshot == manifest.snapshot
+    ):
+        return
+    raise SidecarError(
+        f"this disk was not restored from {manifest.snapshot}, the newest snapshot in {here.store.url}: a sync"
+        " would take what is missing for deleted. Run `sidecar restore` first. Nothing was written"
+    )
+
+
+def base_of(recovered: Recovered) -> Base:
+    """The base that a finished start allows for: what was restored, or a confirmed cold start."""
+    manifest = recovered.manifest
+    return Base(recovered.head, manifest.snapshot if manifest else None)
