@@ -1,0 +1,182 @@
+"""What a store does to a disk: durable writes, verified copies, a lock with a time limit, errors in words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from io import FileIO
+from pathlib import Path
+
+from sidecar.masking import shown
+from sidecar.stores.base import Denied, NotFound, StoreError, Unavailable
+
+CHUNK = 1 << 20
+_FICLONE = 0x40049409  # linux/fs.h: share the source's extents; btrfs, XFS, bcachefs
+
+Alive = Callable[[], None]
+"""Raises where nobody waits for the result any more; called between the pieces of long work."""
+
+
+def trouble(error: OSError, doing: str, where: Path) -> StoreError:
+    """An error of the file system under ``where``, as the store error that tells a caller what to do."""
+    at = shown(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else shown(str(where))
+    why = error.strerror or type(error).__name__
+    match error.errno:
+        case errno.ENOSPC | errno.EFBIG:
+            return Unavailable(
+                f"disk full while {doing} ({at}): {free_space(where)} free at {shown(str(where))}. "
+                "Nothing was committed; what was committed before is safe. Free some space there."
+            )
+        case errno.EDQUOT:
+            return Denied(
+                f"disk quota exceeded while {doing} ({at}). Nothing was committed; what was committed "
+                "before is safe. Free some space there or raise the quota."
+            )
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return Denied(
+                f"no permission while {doing} ({at}): {why}. Nothing was changed. {permission_fix(error, where)}"
+            )
+        case errno.ENOENT | errno.ENOTDIR:
+            return NotFound(
+                f"missing while {doing}: {at} ({why}). Nothing was changed. If {shown(str(where))} is a "
+                "mounted volume, is it mounted?"
+            )
+    return Unavailable(f"failed while {doing} ({at}): {why}. What was committed before is safe.")
+
+
+def permission_fix(error: OSError, where: Path) -> str:
+    """What the owner of this machine does about it."""
+    if error.errno == errno.EROFS:
+        return f"{shown(str(where))} is on a read-only file system: mount it read-write or name another folder."
+    nearest = shown(str(next(path for path in (where, *where.parents) if os.path.lexists(path))))
+    return (
+        f"This process is user {os.geteuid()}: make {nearest} its own (chown -R {os.geteuid()} {nearest}) "
+        "or name a folder that it may write to."
+    )
+
+
+def free_space(where: Path) -> str:
+    """The room that is left for us around ``where``, in words."""
+    try:
+        return f"{shutil.disk_usage(where).free / 1e6:,.1f} MB"
+    except OSError:
+        return "an unknown amount"
+
+
+def create(path: Path) -> FileIO:
+    """A new private file that can be read back."""
+    return FileIO(path, "x+", opener=lambda p, flags: os.open(p, flags | os.O_CLOEXEC, 0o600))
+
+
+def write_all(file: FileIO, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """A new file with ``data``; a leftover of that name goes first."""
+    path.unlink(missing_ok=True)
+    with create(path) as file:
+        write_all(file, data)
+        if durable:
+            os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have nothing to sync there
+            raise
+    finally:
+        os.close(fd)
+
+
+def clone(source: FileIO, target: FileIO) -> bool:
+    """Let ``target`` share ``source``'s bytes where the file system can; it costs no space and no time."""
+    try:
+        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+    except OSError:
+        return False
+    return True
+
+
+def chunks(file: FileIO, alive: Alive, failed: Callable[[OSError], StoreError]) -> Iterator[memoryview]:
+    """The bytes from here to the end; each piece is valid until the next one is asked for."""
+    buffer = memoryview(bytearray(CHUNK))
+    while True:
+        alive()
+        try:
+            count = file.readinto(buffer)
+        except OSError as error:
+            raise failed(error) from error
+        if not count:
+            return
+        yield buffer[:count]
+
+
+def copy(
+    source: FileIO,
+    target: FileIO,
+    alive: Alive,
+    failed: Callable[[OSError], StoreError],
+    progress: Callable[[int], None] | None = None,
+) -> tuple[str, int]:
+    """Copy to the end, a piece at a time; the sha256 (hex) and number of the bytes that ``target`` has now.
+
+    ``failed`` makes an error of reading ``source``; an error of writing is an ``OSError``.
+    """
+    digest, size = hashlib.sha256(), 0
+    cloned = clone(source, target)
+    for chunk in chunks(target if cloned else source, alive, failed):
+        digest.update(chunk)
+        size += len(chunk)
+        if not cloned:
+            write_all(target, chunk)
+        if progress is not None:
+            progress(len(chunk))
+    return digest.hexdigest(), size
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout: float, alive: Alive) -> Iterator[int]:
+    """Hold the lock file ``path`` (its descriptor); ``Unavailable`` if others do for ``timeout`` seconds."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + timeout
+        while not try_lock(fd):
+            alive()
+            if time.monotonic() >= deadline:
+                raise Unavailable(
+                    f"another process has held the lock {shown(str(path))} for over {timeout:g} s. Nothing "
+                    "was changed; try again when it is done.",
+                    retry_after=timeout,
+                )
+            time.sleep(min(random.uniform(0.002, 0.02), max(0.0, deadline - time.monotonic())))
+        yield fd
+    finally:
+        # The lock ends with the last descriptor of this open file; a forked child may still have one.
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
+
+
+def try_lock(fd: int) -> bool:
+    """Take the flock on ``fd`` if it is free."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EINTR):
+            return False
+        raise
+    return True
