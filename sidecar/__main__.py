@@ -11,6 +11,10 @@ def main() -> int:
         from sidecar.supervisor import run
 
         return run(sys.argv[2:])
+    if sys.argv[1:2] == ["agent"]:
+        from sidecar.agent import main as agent
+
+        return agent(sys.argv[2:])
     from sidecar.cli import main as command
 
     return command()
