@@ -301,6 +301,7 @@ class Engine:
         sync.snapshot, sync.revision = str(number), revision
         sync.last_durable, sync.last_durable_mono = time.time(), now
         sync.lag_s = round(now - first, 3)
+        self.count()
         self.state.commits_hour = len(self.budget.every)
         if self.state.commits_total is not None:
             self.state.commits_total += 1
@@ -371,13 +372,17 @@ class Engine:
         sync.unreadable = len(kinds) - sync.unsettled - sync.stale
         sync.trouble_since_mono = (sync.trouble_since_mono or time.monotonic()) if kinds else None
         for root in self.options.roots:
-            entry = self.state.roots.get(root.name)
-            if entry is not None:
-                entry.excluded = survey.excluded.get(root.name, entry.excluded)
-                entry.skipped = survey.skipped.get(root.name, entry.skipped)
-                entry.files, entry.bytes = self.index.totals(root.name)
-                kind = survey.kinds.get(root.name, "absent")
-                entry.state = kind if kind in ("absent", "unreadable") else "durable"
+            entry = self.state.roots[root.name]
+            entry.excluded = survey.excluded.get(root.name, entry.excluded)
+            entry.skipped = survey.skipped.get(root.name, entry.skipped)
+            kind = survey.kinds.get(root.name, "absent")
+            entry.state = kind if kind in ("absent", "unreadable") else "durable"
+        self.count()
+
+    def count(self) -> None:
+        """Say in the state how much of each root is durable."""
+        for name, entry in self.state.roots.items():
+            entry.files, entry.bytes = self.index.totals(name)
 
     def _edited(self) -> None:
         self._reassert = True

@@ -1,0 +1,177 @@
+"""A Space as its owner sees it: a container that starts, runs, is killed, and loses its disk."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class Space:
+    """One Space under ``home``: its roots' folder ``disk``, its state dir, and its environment."""
+
+    def __init__(self, home: Path, store: str, paths: str | None = None, **settings: str) -> None:
+        self.home = home
+        self.disk = home / "disk"
+        self.state = home / "state"
+        self.log = home / "log"
+        self.disk.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("SIDECAR_", "HF_", "SPACE_"))}
+        self.env.update(
+            PYTHONPATH=str(REPO),
+            SIDECAR_PATHS=paths or f"data={self.disk}/data\nconf={self.disk}/conf",
+            SIDECAR_STORE=store,
+            SIDECAR_STATE_DIR=str(self.state),
+            SIDECAR_QUIET="0.2s",
+            SIDECAR_PORT=str(self.port),
+            SIDECAR_HANDOFF_WAIT="1s",
+            **settings,
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *command: str, **extra: str) -> subprocess.Popen[bytes]:
+        """`sidecar run -- command`, in a session of its own; its output goes to ``log``."""
+        argv = [sys.executable, "-m", "sidecar", "run", "--", *(command or ("sleep", "1000"))]
+        with open(self.log, "ab") as out:
+            self.process = subprocess.Popen(
+                argv, env={**self.env, **extra}, stdout=out, stderr=out, start_new_session=True, cwd=self.home
+            )
+        return self.process
+
+    def sidecar(self, *argv: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        """One of our other commands, run to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "sidecar", *argv],
+            env={**self.env, **extra},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def get(self, path: str = "/status") -> dict[str, Any]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=3) as reply:
+                return dict(json.load(reply))
+        except urllib.error.HTTPError as error:
+            return dict(json.load(error))
+
+    def post(self, path: str) -> tuple[int, dict[str, Any]]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as reply:
+                return reply.status, dict(json.load(reply))
+        except urllib.error.HTTPError as error:
+            return error.code, dict(json.load(error))
+
+    def wait(self, what: Callable[[dict[str, Any]], bool], seconds: float = 20) -> dict[str, Any]:
+        """Wait until the status is as ``what`` wants it."""
+        until = time.monotonic() + seconds
+        last: dict[str, Any] = {}
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                last = self.get()
+                if what(last):
+                    return last
+            if self.process is not None and self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"not within {seconds} s: {last}\n{self.said()}")
+
+    def running(self, seconds: float = 20) -> dict[str, Any]:
+        return self.wait(lambda s: s["main"]["state"] == "running", seconds)
+
+    def checkpoint(self) -> dict[str, Any]:
+        status, body = self.post("/checkpoint")
+        assert status == 200, (status, body, self.said())
+        return body
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        """Send a signal to the supervisor and wait for its end."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """What the platform does without warning: everything in the container is gone at once."""
+        assert self.process is not None
+        for pid in [self.process.pid, *descendants(self.process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(10)
+
+    def lose_disk(self) -> None:
+        shutil.rmtree(self.disk)
+        shutil.rmtree(self.state, ignore_errors=True)
+        self.disk.mkdir()
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
+
+@contextlib.contextmanager
+def living(space: Space) -> Iterator[Space]:
+    try:
+        yield space
+    finally:
+        space.close()
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below ``pid``, deepest last."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                stat = Path(f"/proc/{entry}/stat").read_text()
+                children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry))
+    out, waiting = [], [pid]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            out.append(child)
+            waiting.append(child)
+    return out
+
+
+def tree(folder: Path) -> Mapping[str, object]:
+    """What is in ``folder``, comparable: kind, mode, bytes, mtime of files, targets of links."""
+    out: dict[str, object] = {}
+    for at, folders, files in os.walk(os.fsencode(folder)):
+        for name in (*folders, *files):
+            path = os.path.join(at, name)
+            key = os.fsdecode(os.path.relpath(path, os.fsencode(folder)))
+            status = os.lstat(path)
+            if os.path.islink(path):
+                out[key] = ("link", os.fsdecode(os.readlink(path)))
+            elif os.path.isdir(path):
+                out[key] = ("dir", status.st_mode & 0o7777)
+            else:
+                with open(path, "rb") as file:
+                    digest = hashlib.sha256(file.read()).hexdigest()
+                out[key] = ("file", status.st_mode & 0o7777, status.st_mtime_ns, digest)
+    return out
