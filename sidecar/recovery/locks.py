@@ -105,6 +105,9 @@ def _lock(path: str, handed: dict[tuple[int, int] | None, int], opened: list[int
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
+            if inherited is None:
+                opened.remove(fd)
+                os.close(fd)  # or we would be found as the holder
             return None
         try:
             current = os.stat(path, follow_symlinks=False)

@@ -266,8 +266,9 @@ def operations(
         away = s.action == "conflict"
         base = Op("seal", s.place, s.rel, e.path, e.mode, e.uid, e.gid, e.mtime_ns)
         if e.kind == "dir":
-            folders += _folder(s, base, away)
-            seals += _seal(s, base, (s.place, s.rel) in touched, e.path in named)
+            taking = (s.place, s.rel) in touched
+            folders += _folder(s, base, away, taking)
+            seals += _seal(s, base, taking, e.path in named)
         elif e.kind == "file" and s.changes:
             sides = SIDE_FILES if e.path in databases or (s.local is not None and s.local.live) else ()
             files.append(
@@ -289,11 +290,11 @@ def operations(
     return [*folders, *files, *links, *meta, *reversed(seals)]
 
 
-def _folder(step: Step, base: Op, away: bool) -> list[Op]:
+def _folder(step: Step, base: Op, away: bool, touched: bool) -> list[Op]:
     if step.changes:
         return [replace(base, what="dir", away=away)]
-    if step.local is not None and step.local.kind == "dir" and step.local.mode & 0o700 != 0o700:
-        return [replace(base, what="dir")]  # something may have to be put in it; its mode is set at the end
+    if touched and step.local is not None and step.local.mode & 0o700 != 0o700:
+        return [replace(base, what="dir")]  # opened for what is put in it; its own mode comes at the end
     return []
 
 
@@ -306,7 +307,7 @@ def _seal(step: Step, base: Op, touched: bool, named: bool) -> list[Op]:
         return []
     if step.action == "meta" and not step.implied:
         return [base]
-    if touched or local.mode & 0o700 != 0o700:
+    if touched:
         if step.implied or step.known:
             return [replace(base, mode=local.mode, uid=local.uid, gid=local.gid, mtime_ns=local.mtime_ns)]
         return [base]

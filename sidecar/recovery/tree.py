@@ -10,8 +10,8 @@ import errno
 import os
 import shutil
 import stat as st
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 
 from sidecar.snapshot.index import Stat
@@ -145,7 +145,7 @@ class Tree:
         self.forget()
 
     def dress(self, rel: str, mode: int | None, uid: int, gid: int, mtime_ns: int | None) -> None:
-        """Set owner (where we may), mode and mtime of ``rel``; a link has no mode. None leaves as it is."""
+        """Set owner, mode and mtime of ``rel``, where we may; a link has no mode. None leaves as it is."""
         found = self.lstat(rel)
         if found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), rel)
@@ -154,7 +154,8 @@ class Tree:
             with suppress(OSError, OverflowError):
                 os.chown(name, *_owner(found, uid, gid), dir_fd=folder, follow_symlinks=False)
             if mtime_ns is not None:
-                os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=folder, follow_symlinks=False)
+                with _where_permitted():
+                    os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=folder, follow_symlinks=False)
             return
         if not st.S_ISREG(found.st_mode) and not st.S_ISDIR(found.st_mode):
             return
@@ -167,9 +168,11 @@ class Tree:
                     with suppress(OSError, OverflowError):
                         os.chown(target, -1, _owner(found, uid, gid)[1])
             if mode is not None and st.S_IMODE(os.fstat(fd).st_mode) != mode:
-                os.chmod(target, mode)
+                with _where_permitted():
+                    os.chmod(target, mode)
             if mtime_ns is not None and os.fstat(fd).st_mtime_ns != mtime_ns:
-                os.utime(target, ns=(mtime_ns, mtime_ns))
+                with _where_permitted():
+                    os.utime(target, ns=(mtime_ns, mtime_ns))
         finally:
             os.close(fd)
 
@@ -184,6 +187,16 @@ class Tree:
         except PermissionError:  # ours, but its mode doesn't let us read it
             fd = self.open(rel, os.O_PATH)
             return fd, f"/proc/self/fd/{fd}"
+
+
+@contextmanager
+def _where_permitted() -> Iterator[None]:
+    """What another user owns, or a filesystem can't keep, is no reason to fail: its bytes are right."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS, errno.EOPNOTSUPP):
+            raise
 
 
 def _owner(found: os.stat_result, uid: int, gid: int) -> tuple[int, int]:

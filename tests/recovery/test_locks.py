@@ -45,9 +45,7 @@ def holding(fds: tuple[int, ...]) -> Iterator[subprocess.Popen[bytes]]:
             main.wait(10)
 
 
-def test_second_agent_with_another_state_dir_is_refused_and_told_who_holds_it(
-    root: Root, tmp_path: Path
-) -> None:
+def test_second_agent_with_another_state_dir_is_refused_and_told_who_holds_it(root: Root, tmp_path: Path) -> None:
     first = RootLocks.acquire([root], tmp_path / "one", None)
     with pytest.raises(TryLater) as refused:
         RootLocks.acquire([root], tmp_path / "two", None)
@@ -67,9 +65,7 @@ def test_the_same_root_by_another_path_is_the_same_lock(root: Root, tmp_path: Pa
     held.release()
 
 
-def test_main_that_inherited_the_lock_keeps_it_after_the_agent_closed_its_copy(
-    root: Root, tmp_path: Path
-) -> None:
+def test_main_that_inherited_the_lock_keeps_it_after_the_agent_closed_its_copy(root: Root, tmp_path: Path) -> None:
     held = RootLocks.acquire([root], tmp_path, None)
     with holding(held.fds) as main:
         held.release()
@@ -111,9 +107,7 @@ def test_nothing_is_held_where_one_of_several_roots_is_taken(root: Root, tmp_pat
 
 
 @pytest.mark.parametrize("planted", ["link", "file"])
-def test_folder_that_somebody_planted_is_not_used(
-    root: Root, tmp_path: Path, shared: Path, planted: str
-) -> None:
+def test_folder_that_somebody_planted_is_not_used(root: Root, tmp_path: Path, shared: Path, planted: str) -> None:
     ours = shared / f"sidecar-{os.geteuid()}"
     trap = tmp_path / "trap"
     trap.mkdir()

@@ -18,7 +18,7 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import PATH, Entry, Manifest, RootRecord, SnapshotId, mirrored
 from sidecar.state import RestoreProgress
 from sidecar.stores.base import Progress, Revision, Source, Store
-from sidecar.stores.folder import FolderStore
+from tests.recovery.shelf import Shelf
 
 STORE_ID = "test-store"
 
@@ -90,8 +90,8 @@ class World:
     def root(self) -> Path:
         return Path(self.roots[0].path)
 
-    def open_store(self) -> FolderStore:
-        return FolderStore(self.base / "store")
+    def open_store(self) -> Any:
+        return Shelf(self.base / "store")
 
     def snapshot(
         self,
@@ -107,9 +107,7 @@ class World:
         for root in self.roots:
             if os.path.lexists(root.path):
                 found.update(entries(root))
-                records.append(
-                    RootRecord(root.name, root.path, "dir" if os.path.isdir(root.path) else "file")
-                )
+                records.append(RootRecord(root.name, root.path, "dir" if os.path.isdir(root.path) else "file"))
         where = {e.path: self.where(e.path) for e in found.values() if e.kind == "file"}
         puts: dict[str, Source] = {p: Path(at) for p, at in where.items() if not bundled(p)}
         packed = [(e, Path(where[e.path])) for e in found.values() if e.kind == "file" and bundled(e.path)]
@@ -141,9 +139,7 @@ class World:
             store = self.open_store()
             try:
                 await store.check(create=True)
-                return await store.commit(
-                    await store.head(), puts, (), f"sidecar: snapshot 1.{self.sequence}"
-                )
+                return await store.commit(await store.head(), puts, (), f"sidecar: snapshot 1.{self.sequence}")
             finally:
                 await store.close()
 

@@ -55,8 +55,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
             base = (path, kind, draw(modes), draw(owners), draw(owners), draw(times))
             if kind == "file":
                 frame = None
-                if bundles and draw(st.booleans()):
-                    sha = draw(st.sampled_from(sorted(bundles)))
+                sha = draw(st.sampled_from([None, *bundles]))
+                if sha is not None:
                     offset = draw(st.integers(0, bundles[sha] - 1))
                     frame = Frame(sha, offset, draw(st.integers(1, bundles[sha] - offset)))
                 size = draw(st.integers(0, 1 << 62))

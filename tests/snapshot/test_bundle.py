@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,11 +141,7 @@ def read(raw: bytes, wanted: Iterable[Entry], folder: Path) -> dict[str, bytes]:
     packed = folder / "hostile"
     packed.write_bytes(raw)
     frame = Frame("ab" * 32, 0, len(raw))
-    return unpack(packed, [Entry(*_fields(e), frame) for e in wanted], folder)
-
-
-def _fields(e: Entry) -> tuple[object, ...]:
-    return (e.path, e.kind, e.mode, e.uid, e.gid, e.mtime_ns, e.size, e.sha256, e.target)
+    return unpack(packed, [replace(e, frame=frame) for e in wanted], folder)
 
 
 WANTED = entry("data/a", b"x" * 1000)

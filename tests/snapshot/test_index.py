@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.snapshot import index as module
 from sidecar.snapshot.index import Index, Known, Row, Stat
 from sidecar.snapshot.manifest import Entry, Manifest, RootRecord, SnapshotId
 from tests.snapshot.shapes import manifests, shas
@@ -232,7 +231,7 @@ def test_locked_index_is_not_taken_for_damaged(tmp_path: Path, monkeypatch: pyte
     index = Index(path)
     index.replace(known(), manifest("data/x"), {})
     connect = sqlite3.connect
-    monkeypatch.setattr(module.sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.05}))
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.05}))
     holder = connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     try:
