@@ -150,9 +150,7 @@ def _op(line: dict[str, Any]) -> Op:
     return Op(**line, sides=sides, expect=tuple(expect) if expect else None)
 
 
-def finish_journal(
-    state_dir: Path, index: Index | None = None, *, tick: Tick = lambda: None
-) -> JournalOutcome | None:
+def finish_journal(state_dir: Path, index: Index | None = None, *, tick: Tick = lambda: None) -> JournalOutcome | None:
     """Finish, without the store, the restore that an earlier start had verified. None where none was open.
 
     With ``index`` it describes the restored snapshot afterwards. Raises RestoreFailed where the disk refuses;
@@ -184,9 +182,7 @@ def _record(state_dir: Path, journal: Journal, index: Index, applied: Applied) -
         manifest = codec.decode((state_dir / MANIFEST).read_bytes())
     except (OSError, ManifestError):
         return  # the note stays in the index: the next restore looks at every file
-    index.replace(
-        Known(journal.store, SnapshotId.parse(journal.snapshot), journal.revision), manifest, applied.stats
-    )
+    index.replace(Known(journal.store, SnapshotId.parse(journal.snapshot), journal.revision), manifest, applied.stats)
     index.set_note(NOTE, None)
 
 
@@ -378,8 +374,8 @@ class _Run:
         if self.moved.lstat(part) is not None:
             self.moved.remove(part)
         copy_out(tree, rel, self.moved, part, self.tick)
-        settle(self.moved.base)
         self.moved.rename(part, self.moved, new)
+        settle(self.moved.base)
         return self._drop(tree, rel) or self._give_up(op)
 
     def _drop(self, tree: Tree, rel: str) -> bool:
@@ -398,12 +394,7 @@ class _Run:
     def _same(self, tree: Tree, rel: str, new: str) -> bool:
         assert self.moved is not None
         a, b = tree.lstat(rel), self.moved.lstat(new)
-        if (
-            a is None
-            or b is None
-            or not (st.S_ISREG(a.st_mode) and st.S_ISREG(b.st_mode))
-            or a.st_size != b.st_size
-        ):
+        if a is None or b is None or not (st.S_ISREG(a.st_mode) and st.S_ISREG(b.st_mode)) or a.st_size != b.st_size:
             return False
         found = steady_digest(tree, rel, self.tick)
         return bool(found) and found == steady_digest(self.moved, new, self.tick)
@@ -413,6 +404,4 @@ class _Run:
         for number in range(2, 1000):
             if self.moved.lstat(f"{new}~{number}") is None:
                 return f"{new}~{number}"
-        raise RestoreFailed(
-            f"{self.journal.conflicts!r} has a thousand copies of {new!r}: look at them, remove some"
-        )
+        raise RestoreFailed(f"{self.journal.conflicts!r} has a thousand copies of {new!r}: look at them, remove some")

@@ -153,9 +153,7 @@ def check(manifest: Manifest) -> None:
             try:
                 path.encode()
             except UnicodeEncodeError:
-                raise ManifestError(
-                    f"{path!r} is not UTF-8 and in no bundle, so no store can hold it"
-                ) from None
+                raise ManifestError(f"{path!r} is not UTF-8 and in no bundle, so no store can hold it") from None
 
 
 def at_or_under(path: str, top: str | None) -> bool:
@@ -246,9 +244,7 @@ def _undressed(entry: Entry, local: Local, may_chown: bool) -> bool:
     return owner or (entry.mode, entry.mtime_ns) != (local.mode, local.mtime_ns)
 
 
-def operations(
-    plan: Plan, sources: Mapping[str, str], databases: Collection[str], named: Collection[str]
-) -> list[Op]:
+def operations(plan: Plan, sources: Mapping[str, str], databases: Collection[str], named: Collection[str]) -> list[Op]:
     """The journal of ``plan``: folders, files, links, kept files' modes, then folders' modes, deepest first.
 
     ``sources`` has the staged file's name for each path that is fetched, ``databases`` the paths whose staged

@@ -109,9 +109,7 @@ def _decode(path: Path) -> Manifest:
     try:
         size = path.stat().st_size
         if size > codec.MAX_BYTES:
-            raise ManifestError(
-                f"the manifest has {size:,} bytes, more than {codec.MAX_BYTES:,}: refused unread"
-            )
+            raise ManifestError(f"the manifest has {size:,} bytes, more than {codec.MAX_BYTES:,}: refused unread")
         return codec.decode(path.read_bytes())
     except OSError as error:
         raise failed("read", str(path), error) from error
@@ -234,9 +232,7 @@ async def restore_to(
     return await _bring(_Job(store, revision, manifest, (place,), "overwrite", only), meter)
 
 
-def preview(
-    manifest: Manifest, roots: Sequence[Root], index: Index | None, only: str | None
-) -> list[tuple[str, str]]:
+def preview(manifest: Manifest, roots: Sequence[Root], index: Index | None, only: str | None) -> list[tuple[str, str]]:
     """What `sidecar restore` would do, as (action, path). Blocks.
 
     Actions: fetch, replace, keep, conflict (moved aside, then fetched), chmod (mode, owner, mtime), blocked.
@@ -249,9 +245,7 @@ def preview(
     return summary(survey(manifest, where, row_of, "bring", only=only, tick=lambda: None))
 
 
-def confirm_local(
-    manifest: Manifest, roots: Sequence[Root], index: Index, store_id: str, revision: str
-) -> None:
+def confirm_local(manifest: Manifest, roots: Sequence[Root], index: Index, store_id: str, revision: str) -> None:
     """Rebuild a lost index beside a running main, as the head's entries.
 
     A file counts as unchanged only where its bytes were hashed and are the entry's. Touches no root, and
@@ -261,9 +255,7 @@ def confirm_local(
     now = time.time_ns()
     steps = survey(manifest, where, lambda _: None, "confirm", tick=lambda: None)
     # A file that was written a moment ago may change again within its timestamp.
-    stats = {
-        s.entry.path: s.stat for s in steps if s.stat is not None and s.stat.ctime_ns < now - 2_000_000_000
-    }
+    stats = {s.entry.path: s.stat for s in steps if s.stat is not None and s.stat.ctime_ns < now - 2_000_000_000}
     index.replace(Known(store_id, manifest.snapshot, revision), manifest, stats)
 
 
@@ -279,9 +271,7 @@ def _require(manifest: Manifest, only: str | None, roots: Sequence[str] | None) 
     if only is None or any(at_or_under(path, only) for path in manifest.entries):
         if only is None or roots is None or any(at_or_under(only, r) or at_or_under(r, only) for r in roots):
             return
-        raise UsageError(
-            f"{only!r} lies in no declared root: `sidecar restore --to DIR` lays it out elsewhere"
-        )
+        raise UsageError(f"{only!r} lies in no declared root: `sidecar restore --to DIR` lays it out elsewhere")
     raise SidecarError(
         f"snapshot {manifest.snapshot} has nothing at or under {only!r}; "
         f"`sidecar ls {manifest.snapshot}` shows what it has"

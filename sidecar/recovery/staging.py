@@ -172,9 +172,7 @@ class _Fetcher:
                 await self._give_up(path, error)
             error = await self._call([left[path]], left, wrong)
 
-    async def _call(
-        self, asked: list[Want], left: dict[str, Want], wrong: dict[str, int]
-    ) -> StoreError | None:
+    async def _call(self, asked: list[Want], left: dict[str, Want], wrong: dict[str, int]) -> StoreError | None:
         """One fetch; takes what is good out of ``left``, and counts in ``wrong`` what isn't."""
         box = await self.meter.work(_inbox, asked[0].staging)
         error: StoreError | None = None
@@ -237,9 +235,7 @@ class _Fetcher:
         try:
             await self.batch([Want(staging, whole, 0)])
         except Damaged as error:
-            inside = f"it carries {wants[0].entry.path!r}" + (
-                f" and {len(wants) - 1} more" if wants[1:] else ""
-            )
+            inside = f"it carries {wants[0].entry.path!r}" + (f" and {len(wants) - 1} more" if wants[1:] else "")
             raise Damaged(error.path, str(self.manifest.snapshot), f"{error.why} ({inside})") from None
         packed = staging / sha
         try:
@@ -255,9 +251,7 @@ class _Fetcher:
             groups.setdefault((frame.offset, frame.length, want.staging), {})[want.entry.path] = want
         with open(packed, "rb") as file:
             for offset, length, staging in sorted(groups):
-                self._frame(
-                    file, Frame(packed.name, offset, length), groups[offset, length, staging], staging
-                )
+                self._frame(file, Frame(packed.name, offset, length), groups[offset, length, staging], staging)
 
     def _frame(self, file: BinaryIO, frame: Frame, wants: dict[str, Want], staging: Path) -> None:
         """The members of one frame. The bundle's own bytes are right: what is wrong was committed so."""

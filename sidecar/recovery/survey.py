@@ -138,9 +138,7 @@ class _Looker:
         if crossed and (top or (self.mode == "overwrite" and local.kind == "dir")):
             raise in_the_way(place.shown if top else here, step.entry.kind, local.kind)
 
-    def _local(
-        self, entry: Entry, row: Row | None, place: Place, rel: str, tree: Tree | None
-    ) -> Local | None:
+    def _local(self, entry: Entry, row: Row | None, place: Place, rel: str, tree: Tree | None) -> Local | None:
         if tree is not None:
             found = tree.lstat(rel)
         else:

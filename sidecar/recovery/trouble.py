@@ -37,9 +37,7 @@ def failed(doing: str, path: str, error: OSError) -> RestoreFailed:
             code=EX_CONFIG,
         )
     if error.errno in _FULL:
-        return RestoreFailed(
-            f"can't {doing} {path!r}: {why}. Free some space there; the start goes on from here"
-        )
+        return RestoreFailed(f"can't {doing} {path!r}: {why}. Free some space there; the start goes on from here")
     return RestoreFailed(f"can't {doing} {path!r}: {why}. What is there was left as it is")
 
 

@@ -47,9 +47,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     bundles = draw(st.dictionaries(shas, st.integers(2, 1 << 40), max_size=3))
     entries: dict[str, Entry] = {}
     roots = []
-    for name in draw(
-        st.lists(st.sampled_from(["data", "home/user", "x.db", "ä b"]), unique=True, max_size=3)
-    ):
+    for name in draw(st.lists(st.sampled_from(["data", "home/user", "x.db", "ä b"]), unique=True, max_size=3)):
         roots.append(RootRecord(name, f"/{name}", draw(st.sampled_from(["dir", "file", "absent"])), "auto"))
         for path, kind in draw(paths(name)).items():
             base = (path, kind, draw(modes), draw(owners), draw(owners), draw(times))
@@ -62,9 +60,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 size = draw(st.integers(0, 1 << 62))
                 entries[path] = Entry(*base, size, draw(shas), frame=frame, flag=draw(flags))  # type: ignore[arg-type]
             elif kind == "symlink":
-                target = draw(
-                    st.binary(min_size=1, max_size=20).filter(lambda b: b"\0" not in b).map(os.fsdecode)
-                )
+                target = draw(st.binary(min_size=1, max_size=20).filter(lambda b: b"\0" not in b).map(os.fsdecode))
                 entries[path] = Entry(*base, target=target)  # type: ignore[arg-type]
             else:
                 entries[path] = Entry(*base)  # type: ignore[arg-type]

@@ -19,9 +19,7 @@ SHA = "ab" * 32
 BUNDLE = "cd" * 32
 
 
-def small(
-    *entries: Entry, roots: tuple[str, ...] = ("data",), bundles: dict[str, int] | None = None
-) -> Manifest:
+def small(*entries: Entry, roots: tuple[str, ...] = ("data",), bundles: dict[str, int] | None = None) -> Manifest:
     return Manifest(
         *(SnapshotId(7, 113), "7.112", "me/space", 1.5, "i-1", "0.1"),
         tuple(RootRecord(n, f"/{n}") for n in roots),
@@ -90,9 +88,7 @@ def test_name_that_is_no_utf8_travels_as_its_bytes() -> None:
 @pytest.mark.xfail(strict=True, raises=TypeError, reason="codec: a root's `at` has no bytes form yet")
 def test_root_whose_own_path_is_no_utf8() -> None:
     manifest = small(file("data/a"))
-    odd = Manifest(
-        *(manifest.snapshot, None, "", 0.0, "", "", (RootRecord("data", "/srv/\udcff"),), manifest.entries)
-    )
+    odd = Manifest(*(manifest.snapshot, None, "", 0.0, "", "", (RootRecord("data", "/srv/\udcff"),), manifest.entries))
     assert codec.decode(codec.encode(odd)).entries == manifest.entries
 
 
@@ -238,11 +234,7 @@ def test_too_large_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=6),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )

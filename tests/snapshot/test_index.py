@@ -40,9 +40,7 @@ def entry(path: str, content: str = "ab", kind: Any = "file") -> Entry:
 
 def manifest(*paths: str, sequence: int = 1) -> Manifest:
     entries = {p: entry(p) for p in paths}
-    return Manifest(
-        SnapshotId(1, sequence), None, "me", 0.0, "i", "0", (RootRecord("data", "/data"),), entries
-    )
+    return Manifest(SnapshotId(1, sequence), None, "me", 0.0, "i", "0", (RootRecord("data", "/data"),), entries)
 
 
 def known(sequence: int = 1, revision: str = "r1") -> Known:
@@ -69,9 +67,7 @@ def test_replace_keeps_all_of_a_manifest(found: Manifest, data: st.DataObject) -
                 *(found.bundles, found.shipped, found.tombstones),
             )
             assert index.roots() == list(found.roots)
-            assert {r.entry.path for r in index.flagged()} == {
-                e.path for e in found.entries.values() if e.flag
-            }
+            assert {r.entry.path for r in index.flagged()} == {e.path for e in found.entries.values() if e.flag}
             assert index.live_bundles() == {e.frame.bundle for e in found.entries.values() if e.frame}
             for path in found.entries:
                 row = index.get(path)
@@ -223,9 +219,7 @@ def test_damaged_index_is_set_aside_and_treated_as_lost(tmp_path: Path, damage: 
     index.close()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Index: a lock (or a full disk) is taken for damage, a good index set aside"
-)
+@pytest.mark.xfail(strict=True, reason="Index: a lock (or a full disk) is taken for damage, a good index set aside")
 def test_locked_index_is_not_taken_for_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "index.db"
     index = Index(path)

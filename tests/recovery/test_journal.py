@@ -1,0 +1,257 @@
+"""The redo journal: finished by a later start wherever the first one died, without the store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sidecar.recovery import journal
+from sidecar.recovery.plan import Op, Place
+from sidecar.recovery.restore import finish_journal
+from sidecar.snapshot import codec
+from sidecar.snapshot.index import Index, Known
+from sidecar.snapshot.manifest import Manifest
+from tests.recovery.test_restore import MEMORY, database, values
+from tests.recovery.world import STORE_ID, World, fill, picture
+
+
+@pytest.mark.parametrize("conflicts", ["on the same disk", "on another"])
+def test_killed_before_every_single_change(tmp_path: Path, conflicts: str) -> None:
+    """Each kind of operation is in it: see ``prepared``. In memory, since hundreds of deaths sync a lot."""
+    step = 6 if conflicts == "on another" else 1  # that one costs a sync of a real disk for each
+    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+        base = Path(name)
+        revision = prepared(base)
+        if conflicts == "on another":
+            (base / "before/state/conflicts").symlink_to(tmp_path)
+        run = subprocess.run(
+            [sys.executable, "-m", "tests.recovery.killed", base, revision, str(step)],
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr[-3000:]
+        assert int(run.stdout) >= (90 if conflicts == "on another" else 60), "points of death"
+
+
+def prepared(base: Path) -> str:
+    """``before`` is a disk with all that a restore may meet, ``wanted`` what it must become."""
+    world = World(base)
+    fill(world.root, {"kept": "k", "plain": "p", "twin": "p", "d/e/deep": "x", "replaced": "old", "was": "file"})
+    fill(world.root, {"conflict": "c", "folder/x": "f", "chmod": "m"})
+    database(world.root / "x.db", 1).close()
+    (world.root / "link").symlink_to("kept")
+    (world.root / "other link").symlink_to("plain")
+    world.restore(*world.snapshot())
+    fill(world.root, {"replaced": "new"})
+    (world.root / "shut").mkdir()
+    fill(world.root, {"shut/in": "s"})
+    (world.root / "shut").chmod(0o555)
+    os.utime(world.root / "d", ns=(1, 12345))
+    revision, manifest = world.snapshot()
+    shutil.copytree(world.root, base / "wanted", symlinks=True)
+    (base / "manifest.json").write_bytes(codec.encode(manifest))
+    for name in ("plain", "twin", "link", "other link", "conflict", "x.db"):
+        (world.root / name).unlink()
+    for name in ("d", "folder", "shut"):
+        shutil.rmtree(world.root / name)
+    fill(world.root, {"conflict": "mine", "link/a": "mine, in a folder", "replaced": "old", "folder": "mine"})
+    (world.root / "d").symlink_to("/mine")
+    fill(world.root, {"x.db": "mine", "x.db-wal": "mine, beside a database", "x.db-journal": "j"})
+    (world.root / "chmod").chmod(0o600)
+    (world.root / "other link").mkdir()
+    for name in ("disk", "state"):
+        shutil.copytree(base / name, base / "before" / name, symlinks=True)
+    return revision
+
+
+def test_no_journal_is_no_outcome(tmp_path: Path) -> None:
+    assert finish_journal(tmp_path) is None
+    assert not journal.is_open(tmp_path)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def interrupted(world: World, manifest: Manifest, revision: str, ops: list[Op]) -> Place:
+    """A journal that was written, and nothing of it done."""
+    base = os.path.realpath(world.root)
+    place = Place("data", str(world.root), base, "", f"{base}/.sidecar-tmp-restore")
+    os.makedirs(place.staging)
+    for op in ops:
+        if op.what == "file":
+            shutil.copy(world.base / "originals" / op.rel, f"{place.staging}/{op.source}")
+    log = journal.Journal(
+        STORE_ID, str(manifest.snapshot), revision, "i", True, str(world.state / "conflicts/1"), (place,), tuple(ops)
+    )
+    journal.write(world.state, log, manifest)
+    return place
+
+
+def file_ops(world: World, manifest: Manifest) -> list[Op]:
+    shutil.copytree(world.root, world.base / "originals")
+    return [
+        Op(
+            "file",
+            0,
+            e.path.removeprefix("data/"),
+            e.path,
+            e.mode,
+            e.uid,
+            e.gid,
+            e.mtime_ns,
+            e.sha256,
+            e.size,
+            e.sha256,
+        )
+        for _, e in sorted(manifest.entries.items())
+        if e.kind == "file"
+    ]
+
+
+def test_finished_offline_and_the_index_describes_it(world: World) -> None:
+    fill(world.root, {"a": "one", "b": "two"})
+    revision, manifest = world.snapshot()
+    ops = file_ops(world, manifest)
+    world.empty_disk()
+    world.root.mkdir()
+    interrupted(world, manifest, revision, ops)
+    with closing(world.index()) as index:
+        outcome = finish_journal(world.state, index)
+        assert outcome is not None
+        assert (outcome.complete, outcome.store, outcome.snapshot, outcome.revision, outcome.operations) == (
+            *(True, STORE_ID, "1.1", revision, 2),
+        )
+        assert index.known() == Known(STORE_ID, manifest.snapshot, revision)
+        row = index.get("data/a")
+        assert row is not None
+        assert row.stat is not None
+    assert sorted(os.listdir(world.root)) == ["a", "b"]
+    assert finish_journal(world.state) is None
+    assert world.restore(revision, manifest).fetched == 0
+
+
+@pytest.mark.parametrize("gone", ["staging", "one file", "root"])
+def test_staging_that_was_wiped_is_reported_and_the_store_asked_again(world: World, gone: str) -> None:
+    fill(world.root, {"a": "one", "b": "two"})
+    revision, manifest = world.snapshot()
+    ops = file_ops(world, manifest)
+    world.empty_disk()
+    world.root.mkdir()
+    place = interrupted(world, manifest, revision, ops)
+    if gone == "one file":
+        os.unlink(f"{place.staging}/{ops[0].source}")
+    else:
+        shutil.rmtree(place.staging if gone == "staging" else place.base)
+    outcome = finish_journal(world.state)
+    assert outcome is not None
+    assert not outcome.complete
+    assert outcome.lost == (("data/a",) if gone == "one file" else ("data/a", "data/b"))
+    assert "'data/a'" in outcome.why
+    assert journal.is_open(world.state), "main must not start"
+    done = world.restore(revision, manifest)
+    assert done.fetched == (1 if gone == "one file" else 2)
+    assert (world.root / "a").read_text() == "one"
+    assert not journal.is_open(world.state)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "another version", "a line of it"])
+def test_journal_that_cannot_be_read_is_reported(world: World, damage: str) -> None:
+    fill(world.root, {"a": "one"})
+    revision, manifest = world.snapshot()
+    ops = file_ops(world, manifest)
+    interrupted(world, manifest, revision, ops)
+    path = world.state / journal.NAME
+    raw = path.read_bytes()
+    lines = raw.splitlines(keepends=True)
+    changed = {
+        "cut": b"".join(lines[:-1]),
+        "garbage": b"\xff" * 100,
+        "another version": raw.replace(b'"format":1', b'"format":2'),
+        "a line of it": lines[0] + b'{"what":"file","surprise":1}\n' + lines[-1],
+    }
+    path.write_bytes(changed[damage])
+    outcome = finish_journal(world.state)
+    assert outcome is not None
+    assert not outcome.complete
+    assert outcome.why
+    assert journal.is_open(world.state)
+    world.restore(revision, manifest)
+    assert not journal.is_open(world.state)
+    assert os.listdir(world.root) == ["a"]
+
+
+def test_half_a_restore_makes_nothing_newer(world: World) -> None:
+    """The index still knows the snapshot before; without the note it would call the half-placed one newer."""
+    fill(world.root, {"a": "one", "b": "one"})
+    old_revision, old = world.snapshot()
+    world.restore(old_revision, old)
+    fill(world.root, {"a": "two"})
+    with closing(world.index()) as index:
+        index.set_note(journal.NOTE, "1.2")
+    done = world.restore(old_revision, old)
+    assert (done.kept_newer, done.conflict_count) == (0, 1)
+    assert (world.root / "a").read_text() == "one"
+
+
+def test_names_of_any_bytes_survive_the_journal(world: World) -> None:
+    name = os.fsdecode(b'\xff\n"x')
+    fill(world.root, {name: "odd"})
+    (world.root / "link").symlink_to(name)
+    revision, manifest = world.snapshot()
+    ops = file_ops(world, manifest)
+    ops.append(Op("link", 0, "link2", "data/link2", target=name))
+    world.empty_disk()
+    world.root.mkdir()
+    interrupted(world, manifest, revision, ops)
+    log = journal.read(world.state)
+    assert log is not None
+    assert log.ops == tuple(ops)
+    outcome = finish_journal(world.state)
+    assert outcome is not None
+    assert outcome.complete
+    assert (world.root / name).read_text() == "odd"
+    assert os.readlink(world.root / "link2") == name
+
+
+def test_conflict_copy_that_is_there_already_is_never_overwritten(world: World) -> None:
+    """A crash came between the copy and the original's end, and something else stands there now."""
+    fill(world.root, {"a": "one"})
+    revision, manifest = world.snapshot()
+    ops = [replace(op, away=True) for op in file_ops(world, manifest)]
+    fill(world.root, {"a": "second"})
+    fill(world.state, {"conflicts/1/data/a": "first"})
+    interrupted(world, manifest, revision, ops)
+    assert finish_journal(world.state) is not None
+    assert picture(world.state / "conflicts/1/data").keys() == {"", "/a", "/a~2"}
+    assert (world.state / "conflicts/1/data/a").read_text() == "first"
+    assert (world.state / "conflicts/1/data/a~2").read_text() == "second"
+    assert (world.root / "a").read_text() == "one"
+
+
+def test_kept_file_that_changed_since_it_was_looked_at_is_left_alone(world: World) -> None:
+    fill(world.root, {"a": "one"})
+    revision, manifest = world.snapshot()
+    found = os.stat(world.root / "a")
+    expect = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    interrupted(world, manifest, revision, [Op("meta", 0, "a", "data/a", 0o600, 0, 0, 77, expect=expect)])
+    fill(world.root, {"a": "two"})
+    with closing(Index(world.state / "index.db")) as index:
+        finish_journal(world.state, index)
+        row = index.get("data/a")
+        assert row is not None
+        assert row.stat is None, "its content has to be looked at again"
+    assert os.stat(world.root / "a").st_mtime_ns != 77
+
+
+def test_values_of_the_test_database(tmp_path: Path) -> None:
+    database(tmp_path / "x.db", 3).close()
+    assert values(tmp_path / "x.db") == [3]
