@@ -243,9 +243,8 @@ class Staging:
 
     def settle(self) -> None:
         """Make what was staged durable. Written first, then synced, the files share the disk's flushes."""
-        for file in self._unsynced:
-            self._alive()
-            os.fsync(file.fileno())
+        self._alive()
+        disk.at_once(os.fsync, [file.fileno() for file in self._unsynced])
         for file in self._unsynced:
             file.close()
         self._unsynced.clear()
@@ -268,8 +267,7 @@ class Staging:
                 folders.add(path.parent.parent)
                 staged.rename(path)
             folders.add(path.parent)
-        for folder in folders:
-            disk.sync_folder(folder)
+        disk.at_once(disk.sync_folder, folders)
 
 
 def damaged(key: Key, why: str) -> Corrupt:

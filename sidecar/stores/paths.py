@@ -1,4 +1,4 @@
-"""Which paths a folder store carries: those that a folder on Linux can hold again, no file below a file."""
+"""Which paths a store can carry: those that a folder on Linux can hold again, and no file below a file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def why_not(path: str) -> str | None:
 
 
 def check_paths(paths: Iterable[str]) -> None:
-    """``Refused`` for the first path that no folder store carries."""
+    """``Refused`` for the first path that a folder store does not carry."""
     for path in paths:
         why = why_not(path)
         if why:
