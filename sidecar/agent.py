@@ -319,6 +319,8 @@ def main(argv: Sequence[str]) -> int:
     life = _arguments(argv)
     link = Link(life.fd)
     log.setup()
+    # Worker threads hash and copy while the loop answers health checks: it must get the interpreter back soon.
+    sys.setswitchinterval(0.001)
     code = EX_FAILED
     try:
         here = session.open_session(os.environ, life.instance or os.urandom(8).hex(), life.locks)

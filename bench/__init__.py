@@ -1,0 +1,1 @@
+"""Each claim about speed or size, as a script that prints a table."""
