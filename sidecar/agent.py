@@ -31,6 +31,7 @@ from sidecar.web.app import build
 from sidecar.web.server import Web
 
 REGAIN_S = 60.0
+REMIND_S = 3600.0
 LEASE_YOUNG_S, LEASE_OLD_S = 10.0, 20.0
 
 
@@ -56,6 +57,7 @@ class Agent:
         self.engine: Engine | None = None
         self.start = Start(here.store, here.index, here.plan, self.state, here.record)
         self._tasks: list[asyncio.Task[Any]] = []
+        self._work: list[asyncio.Task[Any]] = []
 
     async def live(self) -> int:
         """From the first line to the last sync; the exit code."""
@@ -72,7 +74,7 @@ class Agent:
             return await self.last_sync()
         finally:
             self.state.phase = "stopped"
-            for task in self._tasks:
+            for task in (*self._tasks, *self._work):
                 task.cancel()
             await web.stop()
 
@@ -97,6 +99,10 @@ class Agent:
         self.link.say("hello", settings.stop_timeout_s, settings.shutdown_grace_s)
         self.link.hand_over(self.here.locks.fds)
         self._tasks += [asyncio.create_task(self._beat()), asyncio.create_task(self._follow_main())]
+        if not settings.store.persistent:
+            self._tasks.append(asyncio.create_task(self._remind()))
+        if settings.space_id is not None:
+            log.info(f"/health and /status answer on port {settings.port}, inside of the container only")
         return web
 
     async def recover(self) -> int | None:
@@ -243,6 +249,12 @@ class Agent:
             self.link.say("alive")
             await asyncio.sleep(ALIVE_S)
 
+    async def _remind(self) -> None:
+        """Say hourly that nothing outlives this machine: whoever looks at a log sees its end."""
+        while True:
+            session.say_not_persisted(self.here.settings, self.state)
+            await asyncio.sleep(REMIND_S)
+
     async def _follow_main(self) -> None:
         """Mirror what the supervisor says of main into the state."""
         main = self.link.main
@@ -279,10 +291,10 @@ class Agent:
     def _background(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
         task.add_done_callback(_complain)
-        self._tasks.append(task)
+        self._work.append(task)
 
     def _attaching(self) -> bool:
-        return any(not t.done() for t in self._tasks[2:]) and self.state.lease not in ("unleased",)
+        return any(not t.done() for t in self._work) and self.state.lease not in ("unleased",)
 
     def _why_not(self) -> str:
         return self.state.sync.error or self.state.recovery_error or "the store could not be reached in time"
@@ -303,8 +315,18 @@ async def first(*events: asyncio.Event) -> None:
 
 
 async def _until_gone(pid: int | None) -> None:
-    while pid is not None and os.path.exists(f"/proc/{pid}"):
+    while pid is not None and _lives(pid):
         await asyncio.sleep(0.2)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _complain(task: asyncio.Task[Any]) -> None:

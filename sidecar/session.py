@@ -81,8 +81,6 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
         if getattr(settings, field):
             state.note("unsupported", f"{name} has no effect in this version")
             log.warning(f"{name} is set, but this version doesn't have it yet: it has no effect")
-    if not settings.store.persistent:
-        _say_not_persisted(settings, state)
     plan = Plan(
         roots=settings.roots,
         me=Me(instance, settings.identity, settings.adopt),
@@ -108,7 +106,8 @@ def _refuse_what_is_missing(settings: Settings) -> None:
             raise ConfigError(f"{name}: {what} is not in this version. Unset it, or update space-sidecar")
 
 
-def _say_not_persisted(settings: Settings, state: State) -> None:
+def say_not_persisted(settings: Settings, state: State) -> None:
+    """Nothing outlives this machine: in the log and as a note in health and status, with what to do."""
     state.note("not-persisted", "NOT PERSISTED: snapshots stay on this machine and are gone with it")
     what = "add the secret HF_TOKEN (write access) in Settings > Secrets" if settings.space_id else "set SIDECAR_STORE"
     log.warning(

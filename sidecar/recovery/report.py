@@ -119,7 +119,8 @@ tags:
 # Snapshots of {space}
 
 Kept by [space-sidecar](https://pypi.org/project/space-sidecar/) from a running Space. Each commit titled
-`sidecar: snapshot <epoch>.<sequence>` is one complete, consistent state. Don't edit the files here: the Space owns them.
+`sidecar: snapshot <epoch>.<sequence>` is one complete, consistent state. Don't edit the files here: the Space owns
+them.
 
 - `<root name>/…` are mirrored files, byte for byte.
 - `.sidecar/manifest.json` lists every entry of the snapshot: path, kind, mode, mtime, size, sha256, and the bundle that
