@@ -18,12 +18,24 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
+from sidecar.masking import shown
 from sidecar.stores import hubaccess, hubclient, hubfetch, hubread, transfer
-from sidecar.stores.base import Access, Commit, Conflict, NotFound, Progress, Revision, Source, Unavailable
+from sidecar.stores.base import (
+    Access,
+    Commit,
+    Conflict,
+    NotFound,
+    Progress,
+    Revision,
+    Source,
+    StoreError,
+    Unavailable,
+)
 from sidecar.stores.hubcall import Answered, Call, Patience, again, in_thread
 from sidecar.stores.hubcommit import Job, commit, landed
 from sidecar.stores.huberrors import explain
 from sidecar.stores.hubrepo import Place, Repo
+from sidecar.stores.paths import why_not
 
 T = TypeVar("T")
 
@@ -34,6 +46,9 @@ LARGE = 32 * 1024 * 1024
 
 XET_FROM = 1024 * 1024
 """With hf_xet, above this many: for less, its deduplication saves less than starting a process costs."""
+
+_LONGEST_BRANCH = 200
+"""Bytes: it is a file's name in git's folder, besides a suffix for its lock."""
 
 _limit: ContextVar[float] = ContextVar("sidecar_hub_limit", default=float("inf"))
 
@@ -109,9 +124,7 @@ class HubStore:
     ) -> None:
         names = list(paths)
         if names:
-            await self._run(
-                lambda r, c: hubfetch.fetch(r, revision, names, into, progress, c), "download", stall=True
-            )
+            await self._run(lambda r, c: hubfetch.fetch(r, revision, names, into, progress, c), "download", stall=True)
 
     async def listing(self, revision: Revision) -> Mapping[str, int]:
         return await self._run(lambda r, c: hubread.listing(r, revision, c), "list the files", stall=True)
@@ -139,7 +152,8 @@ class HubStore:
         elif on not in self._branches:
             await self.keep(parent, on)
         self._branches.add(on)
-        job = Job(on, parent, dict(put), tuple(delete), message)
+        gone = tuple(p for p in dict.fromkeys(delete) if p not in put and why_not(p) is None)
+        job = Job(on, parent, dict(put), gone, message)
         try:
             return await self._send(job)
         except (Unavailable, Conflict) as error:
@@ -169,13 +183,11 @@ class HubStore:
 
     async def check(self, create: bool = False) -> Access:
         hubaccess.refuse_early(self._place)
-        return await self._run(
-            lambda r, c: hubaccess.check(r, create, self._allow_public, c), "check the access"
-        )
+        return await self._run(lambda r, c: hubaccess.check(r, create, self._allow_public, c), "check the access")
 
     async def close(self) -> None:
         for call in list(self._calls):
-            call.over.set()
+            call.give_up()
         self._children.kill()
         await asyncio.to_thread(hubclient.unload)
 
@@ -213,6 +225,8 @@ class HubStore:
         self._calls.add(call)
         try:
             yield
+        except StoreError:
+            raise
         except Exception as error:
             hint = self._patience.hint
             raise explain(error, doing, self._place, posted=call.posted, hint=hint) from error
@@ -224,10 +238,10 @@ class HubStore:
 
 
 def _branch(repo: Repo, revision: Revision, name: str, call: Call) -> None:
+    if not name or len(name.encode("utf-8", "replace")) > _LONGEST_BRANCH:
+        raise StoreError(f"{shown(name)} is no branch name: it is empty or too long. Nothing was changed.")
     try:
-        again(
-            lambda: repo.api.create_branch(repo.id, branch=name, revision=revision, repo_type="dataset"), call
-        )
+        again(lambda: repo.api.create_branch(repo.id, branch=name, revision=revision, repo_type="dataset"), call)
     except Answered as answer:
         if answer.status != 409:  # it is there already
             raise

@@ -39,9 +39,7 @@ def refuse_unsendable(place: Place) -> None:
     if not _ID.fullmatch(place.repo) or "--" in place.repo or ".." in place.repo:
         kind = place.repo.partition("/")[0]
         hint = f", without {kind!r} in OWNER/NAME" if kind in ("datasets", "models", "spaces") else ""
-        raise Denied(
-            f"{place.repo!r} is no dataset's name: SIDECAR_STORE wants hf://datasets/OWNER/NAME{hint}."
-        )
+        raise Denied(f"{place.repo!r} is no dataset's name: SIDECAR_STORE wants hf://datasets/OWNER/NAME{hint}.")
     token = place.token
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise Denied(f"HF_TOKEN holds a space or a character that no token has: paste it anew in {SECRETS}.")

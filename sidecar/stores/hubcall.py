@@ -124,6 +124,7 @@ class Call:
         self.stall = stall
         self.deadline = min(time.monotonic() + seconds, hard)
         self.over = threading.Event()
+        self.wake: Callable[[], None] = lambda: None
         self.posted = False
         """Whether a commit was sent: from here on a failure leaves open what the Hub did."""
         self.date: str | None = None
@@ -135,6 +136,11 @@ class Call:
         if left <= 0 or self.over.is_set():
             raise Late
         return left
+
+    def give_up(self) -> None:
+        """End it now, for whoever waits for it; its thread follows."""
+        self.over.set()
+        self.wake()
 
     def moved(self) -> None:
         """A sign of life."""
@@ -169,7 +175,8 @@ def current() -> Call | None:
 
     None where no store is at work: then somebody else uses the client in this process.
     """
-    return _current.get() or max(list(_active), key=lambda call: call.deadline, default=None)
+    at_work = [call for call in list(_active) if not call.over.is_set()]
+    return _current.get() or max(at_work, key=lambda call: call.deadline, default=None)
 
 
 async def in_thread(work: Callable[[], T], call: Call) -> T:
@@ -196,6 +203,7 @@ async def in_thread(work: Callable[[], T], call: Call) -> T:
         else:
             deliver(done.set_result, value)
 
+    call.wake = lambda: deliver(done.set_exception, Late())
     threading.Thread(target=run, name="sidecar-hub", daemon=True).start()
     try:
         while not done.done():

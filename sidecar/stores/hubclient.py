@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,6 +75,8 @@ def load(cache: Path, endpoint: str | None) -> ModuleType:
                     else:
                         os.environ[name] = value
             hub.set_client_factory(new_client)
+            # Remarks on a dataset card that we write ourselves, and the like.
+            warnings.filterwarnings("ignore", module=r"huggingface_hub\b")
             _loaded = hub
     return _loaded
 
@@ -140,9 +143,7 @@ def _transport(httpx: Any) -> Any:
 
     class Bounded(httpx.BaseTransport):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._limits = httpx.Limits(
-                max_connections=32, max_keepalive_connections=8, keepalive_expiry=10.0
-            )
+            self._limits = httpx.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=10.0)
             self._by_proxy: dict[str, Any] = {}
             self._lock = threading.Lock()
 

@@ -9,18 +9,19 @@ import hashlib
 import importlib
 import io
 import random
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sidecar.masking import shown
 from sidecar.stores.base import Conflict, Corrupt, Refused, Revision, Source
 from sidecar.stores.hubcall import Answered, Call, again, root
 from sidecar.stores.hubread import Known, history, known
 from sidecar.stores.hubrepo import Repo
+from sidecar.stores.paths import why_not
 
 _IN_MEMORY = 128 * 1024
 """Sources up to this size are read, larger ones opened: neither many bytes nor many open files at once."""
@@ -59,14 +60,12 @@ def commit(repo: Repo, job: Job, call: Call, *, plain: bool) -> Revision:
         if answer.code == "RevisionNotFound":
             raise Conflict(f"{repo.id} has moved on: {job.parent} is gone from it.") from answer
         raise
-    removals = [
-        hub.CommitOperationDelete(repo.path(path), is_folder=False) for path in job.delete if path in there
-    ]
+    removals = [hub.CommitOperationDelete(repo.path(path), is_folder=False) for path in job.delete if path in there]
     with _additions(hub, repo, job, plain) as additions:
         if additions:
             _preupload(repo, job, additions, call)
         if additions or removals:
-            revision = _post(repo, job, [*additions, *removals], call)
+            revision = _post(repo, job, [*removals, *additions], call)
         else:
             revision = history(repo, 1, job.branch, call)[0].revision
     if not call.posted:
@@ -84,21 +83,21 @@ def _additions(hub: Any, repo: Repo, job: Job, plain: bool) -> Iterator[list[Any
     with ExitStack() as files:
         made = []
         for path, source in job.put.items():
+            if why := why_not(path):
+                raise Refused(f"{shown(path)} can't stand in a dataset: {why}.", path)
             content: Any = source if isinstance(source, bytes) else str(source)
             if plain and isinstance(source, bytes):
                 content = io.BytesIO(source)
             elif plain and isinstance(source, Path):
                 small = source.stat().st_size <= _IN_MEMORY
-                content = (
-                    io.BytesIO(source.read_bytes()) if small else files.enter_context(open(source, "rb"))
-                )
+                content = io.BytesIO(source.read_bytes()) if small else files.enter_context(open(source, "rb"))
             try:
                 made.append(hub.CommitOperationAdd(path_in_repo=repo.path(path), path_or_fileobj=content))
             except ValueError as error:
                 if isinstance(source, Path) and not source.is_file():
                     raise FileNotFoundError(2, "the staged copy is gone", str(source)) from error
                 raise Refused(
-                    f"The Hub's client takes no path like {path}: it must travel in a bundle.", path
+                    f"The Hub's client takes no path like {shown(path)}: it must travel in a bundle.", path
                 ) from error
         yield made
 
@@ -107,18 +106,30 @@ def _preupload(repo: Repo, job: Job, additions: list[Any], call: Call) -> None:
     """Ask how each file travels, upload the large ones; when repeated, what has arrived isn't sent again."""
 
     def upload() -> None:
-        for addition in additions:
-            if isinstance(addition.path_or_fileobj, io.BufferedIOBase):
-                addition.path_or_fileobj.seek(0)
-        repo.api.preupload_lfs_files(
-            repo.id, additions, repo_type="dataset", revision=job.branch, free_memory=False
-        )
+        for batch in _batches(additions):
+            for addition in batch:
+                if isinstance(addition.path_or_fileobj, io.BufferedIOBase):
+                    addition.path_or_fileobj.seek(0)
+            repo.api.preupload_lfs_files(repo.id, batch, repo_type="dataset", revision=job.branch, free_memory=False)
 
     again(upload, call)
     for path, addition in zip(job.put, additions, strict=True):
         # The client drops such a file from the commit without a word.
         if getattr(addition, "_should_ignore", False):
-            raise Refused(f"A .gitignore in {repo.id} keeps {path} out: it must travel in a bundle.", path)
+            raise Refused(f"A .gitignore in {repo.id} keeps {shown(path)} out: it must travel in a bundle.", path)
+
+
+def _batches(additions: list[Any]) -> list[list[Any]]:
+    """In one batch no two open files with the same bytes: the client would send both from one, at once."""
+    first: list[Any] = []
+    twins: list[Any] = []
+    seen: set[bytes] = set()
+    for addition in additions:
+        opened = isinstance(addition.path_or_fileobj, io.BufferedIOBase)
+        (twins if opened and addition.upload_info.sha256 in seen else first).append(addition)
+        if opened:
+            seen.add(addition.upload_info.sha256)
+    return [batch for batch in (first, twins) if batch]
 
 
 def _post(repo: Repo, job: Job, operations: list[Any], call: Call) -> Revision:
@@ -149,42 +160,51 @@ def _post(repo: Repo, job: Job, operations: list[Any], call: Call) -> Revision:
             if answer.path.endswith("/validate-yaml") and answer.status < 500:
                 raise Refused(f"The Hub takes no such README.md: {answer.text}", "README.md") from error
             if answer.status != 409 or turn == call.patience.tries - 1:
-                raise _refusal(answer, repo, job) or error from error
+                if refused := _refusal(answer, repo, job, call):
+                    raise refused from error
+                raise
         # Another commit is under way. Ours has the same parent: it meets a 412 if that one gets through.
         call.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(pause * 2, call.patience.longest)
     raise AssertionError("unreachable")
 
 
-def _refusal(answer: Answered, repo: Repo, job: Job) -> Refused | None:
-    """A 400 that names one of our paths is about that path."""
+def _refusal(answer: Answered, repo: Repo, job: Job, call: Call) -> Refused | None:
+    """What a 400 is about, where that is one of our paths: one that it names, or that is file and folder."""
     if answer.status not in (400, 422):
         return None
-    named = [
-        path
-        for path in job.put
-        if re.search(rf"(?<![\w./-]){re.escape(repo.path(path))}(?![\w/-])", answer.text)
-    ]
-    if not named:
-        return None
-    path = max(named, key=len)
-    return Refused(f"The Hub refuses {path}: {answer.text}", path)
+    # A bare word might be in the text by chance.
+    named = [path for path in job.put if "/" in path and repo.path(path) in answer.text]
+    path = max(named, key=len) if named else _clash(repo, job, call)
+    return Refused(f"The Hub refuses {shown(path)}: {answer.text}", path) if path else None
+
+
+def _clash(repo: Repo, job: Job, call: Call) -> str | None:
+    """A path of ``job`` that would be a folder's, or lie below a file."""
+    above = {path: [str(p) for p in PurePosixPath(path).parents][:-1] for path in job.put}
+    every = {*above, *(parent for parents in above.values() for parent in parents)}
+    folders: set[str] = set()
+    files = {*known(repo, job.parent, every, call, folders=folders), *job.put} - set(job.delete)
+    for path, parents in above.items():
+        if path in folders or any(parent in files for parent in parents):
+            return path
+    return None
 
 
 def verify(repo: Repo, job: Job, revision: Revision, call: Call) -> None:
-    """See that each put and delete of ``job`` is in effect at ``revision``; else ``Refused`` or ``Corrupt``."""
+    """See that each put and delete of ``job`` is in effect there; else ``Refused`` or ``Corrupt``."""
     found = known(repo, revision, [*job.put, *job.delete], call, new=True)
     for path, source in job.put.items():
         if path not in found:
             raise Refused(
-                f"The Hub left {path} out of commit {revision} (a .gitignore?): it must travel in a bundle.",
+                f"The Hub left {shown(path)} out of commit {revision} (a .gitignore?): it must travel in a bundle.",
                 path,
             )
         if not _same(source, found[path]):
-            raise Corrupt(f"{repo.id} holds other bytes at {path} than commit {revision} put there.")
+            raise Corrupt(f"{repo.id} holds other bytes at {shown(path)} than commit {revision} put there.")
     for path in job.delete:
         if path in found and path not in job.put:
-            raise Corrupt(f"{repo.id} still holds {path}, which commit {revision} deleted.")
+            raise Corrupt(f"{repo.id} still holds {shown(path)}, which commit {revision} deleted.")
 
 
 def _same(source: Source, there: Known) -> bool:

@@ -9,16 +9,12 @@ from sidecar.stores.hubcall import Answered, Late, Lost, root
 from sidecar.stores.hubrepo import Place
 
 # No code tells a full account from a missing permission: both are 403 (402, 413 and 507 are seen too).
-_QUOTA = re.compile(
-    r"quota|storage|limit reached|exceed|payment|upgrade|billing|too large|no space", re.IGNORECASE
-)
+_QUOTA = re.compile(r"quota|storage|limit reached|exceed|payment|upgrade|billing|too large|no space", re.IGNORECASE)
 
 SECRETS = "Settings > Secrets"
 
 
-def explain(
-    error: BaseException, doing: str, place: Place, *, posted: bool = False, hint: float = 3600
-) -> StoreError:
+def explain(error: BaseException, doing: str, place: Place, *, posted: bool = False, hint: float = 3600) -> StoreError:
     """The store's error for whatever ended a call; ``doing`` completes "could not …".
 
     ``posted``: a commit was sent. ``hint`` caps Retry-After, in seconds.
@@ -32,9 +28,7 @@ def explain(
         return Unavailable(f"The Hub did not {doing} in time.", unclear=posted)
     if isinstance(failure, Lost):
         said = place.clean(str(failure))
-        return Unavailable(
-            f"The Hub is out of reach ({said}): could not {doing}.", unclear=posted and failure.sent
-        )
+        return Unavailable(f"The Hub is out of reach ({said}): could not {doing}.", unclear=posted and failure.sent)
     return _unforeseen(error, doing, place, posted)
 
 
@@ -95,9 +89,7 @@ def _unforeseen(error: BaseException, doing: str, place: Place, posted: bool) ->
     kind = type(error).__name__
     said = place.clean(" ".join(str(error).split()))[:300]
     if isinstance(error, OSError) and error.errno is not None:
-        return Unavailable(
-            f"Could not {doing}: {error.strerror or said} ({error.filename or 'this machine'})."
-        )
+        return Unavailable(f"Could not {doing}: {error.strerror or said} ({error.filename or 'this machine'}).")
     if kind == "XetAuthenticationError" or re.search(r"\b(401|403)\b", said):
         return Denied(
             f"The Hub's storage does not let this token {doing} in {place.repo}: {said}. "

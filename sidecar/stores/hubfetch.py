@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sidecar.masking import shown
 from sidecar.stores import hubclient
 from sidecar.stores.base import Corrupt, NotFound, Progress, Revision
 from sidecar.stores.hubcall import Answered, Call, Lost, again, during
 from sidecar.stores.hubrepo import Repo
+from sidecar.stores.paths import why_not
 
 PARALLEL = 8
 
@@ -75,8 +77,7 @@ def fetch(
                     part.unlink(missing_ok=True)
 
     helpers = [
-        threading.Thread(target=work, name="sidecar-fetch", daemon=True)
-        for _ in range(min(PARALLEL, len(names)) - 1)
+        threading.Thread(target=work, name="sidecar-fetch", daemon=True) for _ in range(min(PARALLEL, len(names)) - 1)
     ]
     for helper in helpers:
         helper.start()
@@ -88,8 +89,8 @@ def fetch(
 
 
 def _one(order: _Order, path: str, part: Path) -> None:
-    if any(segment in ("", ".", "..") for segment in path.split("/")):
-        raise NotFound(f"{path!r} is no path of a store.")
+    if why := why_not(path):
+        raise NotFound(f"{shown(path)} is in no dataset: {why}.")
     seen = 0
 
     def arrived(end: int) -> None:
@@ -106,7 +107,7 @@ def _one(order: _Order, path: str, part: Path) -> None:
                 etag = _download(client, order, path, file, arrived)
         except Answered as answer:
             if answer.code == "EntryNotFound":
-                raise NotFound(f"{path} is not in revision {order.revision} of {order.repo.id}.") from answer
+                raise NotFound(f"{shown(path)} is not in revision {order.revision} of {order.repo.id}.") from answer
             raise
         finally:
             if turn:
@@ -118,7 +119,7 @@ def _one(order: _Order, path: str, part: Path) -> None:
             os.replace(part, target)
             return
     raise Corrupt(
-        f"{order.repo.id} gives wrong bytes for {path} at revision {order.revision}, {_FRESH} times over."
+        f"{order.repo.id} gives wrong bytes for {shown(path)} at revision {order.revision}, {_FRESH} times over."
     )
 
 

@@ -124,11 +124,18 @@ def untouched(repo: Repo, revision: Revision, call: Call) -> bool:
 
 
 def known(
-    repo: Repo, revision: Revision, paths: Iterable[str], call: Call, *, new: bool = False
+    repo: Repo,
+    revision: Revision,
+    paths: Iterable[str],
+    call: Call,
+    *,
+    new: bool = False,
+    folders: set[str] | None = None,
 ) -> dict[str, Known]:
     """What ``revision`` holds at each of ``paths``; those that aren't there are left out.
 
-    ``new``: the revision was made just now, and may not be visible everywhere yet.
+    ``new``: the revision was made just now, and may not be visible everywhere yet. ``folders`` takes those of
+    ``paths`` that are folders.
     """
 
     def ask(names: list[str]) -> Any:
@@ -144,7 +151,10 @@ def known(
     for start in range(0, len(todo), BATCH):
         names = {repo.path(path): path for path in todo[start : start + BATCH]}
         for item in again(partial(ask, list(names)), call):
-            if hasattr(item, "blob_id") and item.path in names:
+            if not hasattr(item, "blob_id"):
+                if folders is not None:
+                    folders.add(names[item.path])
+            elif item.path in names:
                 sha256 = item.lfs.sha256 if item.lfs else None
                 found[names[item.path]] = Known(item.size, item.blob_id, sha256)
     return found

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,9 @@ import pytest
 
 from sidecar.stores.base import Store
 from sidecar.stores.folder import FolderStore
+from sidecar.stores.hubcall import Patience
+from tests.hub.server import LocalHub
+from tests.stores.hubs import store as hub_store
 
 T = TypeVar("T")
 
@@ -65,8 +69,18 @@ def folder(tmp_path: Path) -> Iterator[Open]:
     yield lambda: FolderStore(tmp_path / "place" / "store")
 
 
+@contextmanager
+def hub(tmp_path: Path, *, xet: bool = False) -> Iterator[Open]:
+    with LocalHub(tmp_path / "hub") as local:
+        yield lambda: hub_store(
+            local, repo="alice/place", xet=xet, patience=Patience(pause=0.05), cache_dir=tmp_path / "hf"
+        )
+
+
 KINDS: dict[str, Kind] = {
     "folder": Kind(folder),
+    "hub": Kind(hub, slow=True, first_head=True),
+    "hub-xet": Kind(partial(hub, xet=True), slow=True, first_head=True),
 }
 
 

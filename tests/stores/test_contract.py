@@ -379,6 +379,7 @@ def test_a_fetch_that_fails_leaves_only_whole_files(store: Subject, tmp_path: Pa
         assert "r/missing" in caught.value.message
         (into / "in the way").mkdir()
         (into / "r").mkdir(exist_ok=True)
+        (into / "r" / "b").unlink(missing_ok=True)
         (into / "r" / "b").mkdir()  # what a caller shouldn't do: a folder where a file is to be
         with pytest.raises(StoreError):
             await s.fetch(one, ["r/b"], into)

@@ -1,0 +1,62 @@
+"""What the Hub store's tests share: a local Hub, stores on it that wait for nothing long, and how they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from sidecar.stores.base import StoreError
+from sidecar.stores.hub import HubStore
+from sidecar.stores.hubcall import Patience
+from tests.hub.server import DEFAULT_TOKEN, LocalHub
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StoreError)
+
+REPO = "alice/app-state"
+
+HASTY = Patience(
+    connect=1, read=1, commit=1, request=5, stall=5, rate=1_000_000, tries=3, pause=0.01, longest=0.05, hint=600
+)
+
+_SCRATCH = Path(tempfile.gettempdir()) / "sidecar-tests-hf"
+
+
+def store(hub: LocalHub, *, patience: Patience = HASTY, **more: Any) -> HubStore:
+    """A store on ``hub``, for alice's app-state, without Xet unless said otherwise."""
+    given: dict[str, Any] = {"token": DEFAULT_TOKEN, "xet": False, "cache_dir": _SCRATCH, **more}
+    return HubStore(given.pop("repo", REPO), endpoint=hub.url, patience=patience, **given)
+
+
+@contextmanager
+def local_hub(**settings: Any) -> Iterator[LocalHub]:
+    """A Hub with an empty, private app-state."""
+    with LocalHub(settings=settings) as hub:
+        hub.create_repo(REPO)
+        yield hub
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(coroutine)
+
+
+def fails(kind: type[E], coroutine: Coroutine[Any, Any, Any], *words: str) -> E:
+    """Run it; it must fail as exactly ``kind``, with each of ``words`` in its message and no token in it."""
+    with pytest.raises(kind) as caught:
+        asyncio.run(coroutine)
+    error = caught.value
+    assert type(error) is kind
+    for word in words:
+        assert word in error.message, error.message
+    chain: BaseException | None = error
+    while chain is not None:
+        assert not isinstance(chain, StoreError) or DEFAULT_TOKEN not in str(chain)
+        chain = chain.__cause__
+    assert "\n" not in error.message
+    return error
