@@ -74,7 +74,7 @@ async def read_manifest(store: Store, revision: str, scratch: Path) -> Manifest 
     isn't there, and whatever else the store raises.
     """
     meter = Meter(RestoreProgress(), None)
-    box = scratch / f"{STAGING_PREFIX}manifest-{os.getpid()}"
+    box = scratch / f"{_BOX}{os.getpid()}"
     for attempt in range(1, TRIES + 1):
         await meter.work(_fresh, box)
         try:
@@ -97,10 +97,17 @@ async def read_manifest(store: Store, revision: str, scratch: Path) -> Manifest 
     raise AssertionError("unreachable")
 
 
+_BOX = f"{STAGING_PREFIX}manifest-"
+
+
 def _fresh(box: Path) -> None:
-    shutil.rmtree(box, ignore_errors=True)
+    """Make ``box`` anew, and remove what readers that were killed have left beside it."""
     try:
-        box.mkdir(mode=0o700, parents=True)
+        for name in os.listdir(box.parent):
+            owner = name.removeprefix(_BOX)
+            if name.startswith(_BOX) and (name == box.name or not os.path.exists(f"/proc/{owner}")):
+                shutil.rmtree(box.parent / name, ignore_errors=True)
+        box.mkdir(mode=0o700)
     except OSError as error:
         raise failed("make", str(box), error) from error
 

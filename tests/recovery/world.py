@@ -18,7 +18,7 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import PATH, Entry, Manifest, RootRecord, SnapshotId, mirrored
 from sidecar.state import RestoreProgress
 from sidecar.stores.base import Progress, Revision, Source, Store
-from tests.recovery.shelf import Shelf
+from sidecar.stores.folder import FolderStore
 
 STORE_ID = "test-store"
 
@@ -90,8 +90,8 @@ class World:
     def root(self) -> Path:
         return Path(self.roots[0].path)
 
-    def open_store(self) -> Any:
-        return Shelf(self.base / "store")
+    def open_store(self) -> FolderStore:
+        return FolderStore(self.base / "store")
 
     def snapshot(
         self,
