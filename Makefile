@@ -1,12 +1,13 @@
 # Every target does its own set-up: on a bare Debian with Python 3.11, make and git nothing has to be installed first.
 
 VENV := .venv
+LOWEST := .venv-lowest
 PY := $(VENV)/bin/python
 SCALE ?= 1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format test-real bench soak lock clean
+.PHONY: help setup demo test test-lowest check format test-real bench soak lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r t d; do printf '%-18s %s\n' "$$t" "$$d"; done
@@ -19,6 +20,10 @@ demo: setup ## the whole story on this machine, no account: write, kill, lose th
 
 test: setup ## all tests but those that need an account; ARGS='-k name' narrows
 	$(PY) -m pytest $(ARGS)
+
+test-lowest: ## the stores' tests with the oldest Hub client that the package accepts
+	@scripts/setup $(LOWEST) requirements/lowest.lock
+	$(LOWEST)/bin/python -m pytest tests/stores $(ARGS)
 
 check: setup ## ruff and mypy
 	$(PY) -m ruff check .
@@ -38,9 +43,9 @@ bench: setup ## each claim about speed or size, measured on this machine
 soak: setup ## hours of random faults in little time; SCALE=1 takes minutes
 	$(PY) -m bench.soak --scale $(SCALE) $(ARGS)
 
-lock: setup ## resolve the newest allowed versions into requirements/dev.lock
+lock: setup ## resolve the newest allowed versions into requirements/*.lock
 	@scripts/lock $(ARGS)
 
 clean: ## remove the environment, caches and build results
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

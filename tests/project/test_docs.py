@@ -52,12 +52,7 @@ def broken(page: Path, text: str) -> list[str]:
 
 
 def test_a_broken_link_would_be_found() -> None:
-    text = (
-        "# A `b` heading\n"
-        "[gone](nowhere.md) [outside](../../etc) [top](#nothing)\n"
-        "`[code](x)`\n"
-        "[l]: also-gone.md\n"
-    )
+    text = "# A `b` heading\n[gone](nowhere.md) [outside](../../etc) [top](#nothing)\n`[code](x)`\n[l]: also-gone.md\n"
     assert [each.partition(":")[0] for each in broken(ROOT / "README.md", text)] == [
         "nowhere.md",
         "../../etc",
