@@ -31,29 +31,27 @@ Alive = Callable[[], None]
 
 def trouble(error: OSError, doing: str, where: Path) -> StoreError:
     """An error of the file system under ``where``, as the store error that tells a caller what to do."""
-    at = shown(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else shown(str(where))
+    store, name = shown(str(where)), error.filename
+    what = doing + (f" ({shown(os.fsdecode(name))})" if isinstance(name, str | bytes) else "")
     why = error.strerror or type(error).__name__
     match error.errno:
         case errno.ENOSPC | errno.EFBIG:
             return Unavailable(
-                f"disk full while {doing} ({at}): {free_space(where)} free at {shown(str(where))}. "
+                f"disk full while {what}: it needs more than the {free_space(where)} free at {store}. "
                 "Nothing was committed; what was committed before is safe. Free some space there."
             )
         case errno.EDQUOT:
             return Denied(
-                f"disk quota exceeded while {doing} ({at}). Nothing was committed; what was committed "
-                "before is safe. Free some space there or raise the quota."
+                f"disk quota exceeded while {what} at {store}. Nothing was committed; what was committed before "
+                "is safe. Free some space there or raise the quota."
             )
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return Denied(
-                f"no permission while {doing} ({at}): {why}. Nothing was changed. {permission_fix(error, where)}"
-            )
+            return Denied(f"no permission: {why} while {what}. Nothing was changed. {permission_fix(error, where)}")
         case errno.ENOENT | errno.ENOTDIR:
             return NotFound(
-                f"missing while {doing}: {at} ({why}). Nothing was changed. If {shown(str(where))} is a "
-                "mounted volume, is it mounted?"
+                f"missing while {what}: {why}. Nothing was changed. If {store} is a mounted volume, is it mounted?"
             )
-    return Unavailable(f"failed while {doing} ({at}): {why}. What was committed before is safe.")
+    return Unavailable(f"failed while {what} at {store}: {why}. What was committed before is safe.")
 
 
 def permission_fix(error: OSError, where: Path) -> str:
@@ -80,6 +78,16 @@ def create(path: Path) -> FileIO:
     return FileIO(path, "x+", opener=lambda p, flags: os.open(p, flags | os.O_CLOEXEC, 0o600))
 
 
+def make_folders(path: Path) -> None:
+    """The folder and those above it, where they are missing; pathlib and os recurse, and give up at 1,000."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_all(file: FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
@@ -87,12 +95,17 @@ def write_all(file: FileIO, data: bytes | memoryview) -> None:
 
 
 def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """A new file with ``data``; a leftover of that name goes first."""
+    """A new file with ``data``, all of it or none; a leftover of that name goes first."""
     path.unlink(missing_ok=True)
-    with create(path) as file:
-        write_all(file, data)
-        if durable:
-            os.fsync(file.fileno())
+    try:
+        with create(path) as file:
+            write_all(file, data)
+            if durable:
+                os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def at_once(sync: Callable[[_T], None], things: Collection[_T]) -> None:

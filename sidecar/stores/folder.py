@@ -210,7 +210,7 @@ class FolderStore:
             if got != (entry.content, entry.size):
                 raise damaged(key, f"its bytes have changed on the disk ({shown(path)})")
             target = into / path
-            target.parent.mkdir(parents=True, exist_ok=True)
+            disk.make_folders(target.parent)
             temporary.replace(target)
         except BaseException:
             with contextlib.suppress(OSError):

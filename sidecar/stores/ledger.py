@@ -7,6 +7,7 @@ so, and a store that lost its refs is damaged, not new.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +24,9 @@ from sidecar.stores.objects import Key, Objects, Staging, damaged, is_id
 
 _UNBORN = "unborn"
 _MAX_NAME = 255
+
+NO_PATHS = hashlib.sha256(pathtree.encode(pathtree.EMPTY)).hexdigest()
+"""The id of the empty tree, which stands on no disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Nodes:
         self._load = functools.lru_cache(maxsize=64)(self._read)
 
     def load(self, node_id: str) -> pathtree.Node:
-        return self._load(node_id)
+        return pathtree.EMPTY if node_id == NO_PATHS else self._load(node_id)
 
     def _read(self, node_id: str) -> pathtree.Node:
         key: Key = ("trees", node_id)
@@ -63,6 +67,8 @@ class Nodes:
             raise damaged(key, str(error)) from None
 
     def save(self, node: pathtree.Node) -> str:
+        if not node.keys:
+            return NO_PATHS
         assert self._staging is not None, "reading makes no nodes"
         return self._staging.add("trees", pathtree.encode(node))
 
@@ -118,7 +124,7 @@ class Ledger:
     def _text(self, ref: str) -> str | None:
         path = self._path(ref)
         try:
-            text = path.read_text("ascii", "replace").strip()
+            text = path.read_bytes().decode("ascii", "replace").strip()
         except FileNotFoundError:
             return None
         if text != _UNBORN and not is_id(text):

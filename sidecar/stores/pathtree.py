@@ -174,7 +174,7 @@ def _update(
 
 
 def _coalesce(nodes: Nodes, children: list[tuple[str, str | Node]]) -> list[tuple[str, str | Node]]:
-    """Join a changed child that has become small with its neighbour: deletions must not leave crumbs."""
+    """Join neighbours that fit into half a node, so that deletions leave no crumbs: those with a changed one."""
     out: list[tuple[str, str | Node]] = []
     for first, child in children:
         if out and (_crumb(child) or _crumb(out[-1][1])):
@@ -187,7 +187,7 @@ def _coalesce(nodes: Nodes, children: list[tuple[str, str | Node]]) -> list[tupl
 
 
 def _crumb(child: str | Node) -> bool:
-    return not isinstance(child, str) and len(child.keys) < _cap(child) // 4
+    return not isinstance(child, str) and len(child.keys) <= _cap(child) // 2
 
 
 def _chop(node: Node) -> Sequence[Node]:

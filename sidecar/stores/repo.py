@@ -22,7 +22,7 @@ from sidecar.masking import shown
 from sidecar.stores import disk, pathtree
 from sidecar.stores.base import Conflict, Corrupt, Revision, Source, Unavailable
 from sidecar.stores.disk import Alive
-from sidecar.stores.ledger import Ledger, Nodes, Record, stage_record
+from sidecar.stores.ledger import NO_PATHS, Ledger, Nodes, Record, stage_record
 from sidecar.stores.objects import KINDS, Key, Objects, Staging, Vanished, is_id
 from sidecar.stores.paths import check_clashes
 
@@ -100,10 +100,7 @@ class Repo:
     def _commit(self, change: Change, alive: Alive) -> Revision:
         with Staging(self._objects, alive) as staging:
             nodes = Nodes(self._objects, staging)
-            if change.parent is None:
-                tree = nodes.save(pathtree.EMPTY)
-            else:
-                tree = self._ledger.record(change.parent).tree
+            tree = NO_PATHS if change.parent is None else self._ledger.record(change.parent).tree
             check_clashes(nodes, tree, change.put, change.delete)
             entries: dict[str, pathtree.Entry | None] = dict.fromkeys(change.delete)
             for path, source in change.put.items():
