@@ -1,28 +1,24 @@
 """The redo journal: all that a verified restore will do to this disk, on disk itself before the first of it.
 
-Each operation can be done again after it was done, or half done, so a start that finds a journal finishes it
-without the store. A file that is still in staging was not put in its place yet: that is all the bookkeeping.
+A start that finds a journal finishes it without the store, before anything else; main never starts while one is
+open.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import stat as st
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sidecar.errors import ManifestError, RestoreFailed
+from sidecar.errors import ManifestError
 from sidecar.recovery.plan import Op, Place
-from sidecar.recovery.tree import Tick, Tree, copy_out, pour, settle, steady_digest
-from sidecar.recovery.trouble import failed
+from sidecar.recovery.redo import Applied, Journal, apply, clear, seal_tops
+from sidecar.recovery.tree import Tick
 from sidecar.snapshot import codec
-from sidecar.snapshot.exclude import STAGING_PREFIX
-from sidecar.snapshot.index import Index, Known, Stat
+from sidecar.snapshot.index import Index, Known
 from sidecar.snapshot.manifest import Manifest, SnapshotId
 
 FORMAT = 1
@@ -30,37 +26,6 @@ NAME = "restore-journal.jsonl"
 MANIFEST = "restore-manifest.json"
 NOTE = "restoring"
 """The index's note from the journal's first operation to its last: its stats are from before."""
-
-# Where a mount point, an overlay or somebody else's folder refuses a rename, the bytes are written in place.
-_NO_RENAME = (errno.EXDEV, errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-@dataclass(frozen=True, slots=True)
-class Journal:
-    """``conflicts`` is the absolute folder for what makes way; with ``record`` the index is to describe this
-    snapshot afterwards.
-    """
-
-    store: str
-    snapshot: str
-    revision: str
-    instance: str
-    record: bool
-    conflicts: str | None
-    places: tuple[Place, ...]
-    ops: tuple[Op, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What came of a journal: the stat of each entry that it put in place, and what it couldn't.
-
-    ``lost`` are the entries whose staged bytes are gone; ``blocked`` what nobody could move aside.
-    """
-
-    stats: Mapping[str, Stat]
-    lost: tuple[str, ...] = ()
-    blocked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,224 +149,3 @@ def _record(state_dir: Path, journal: Journal, index: Index, applied: Applied) -
         return  # the note stays in the index: the next restore looks at every file
     index.replace(Known(journal.store, SnapshotId.parse(journal.snapshot), journal.revision), manifest, applied.stats)
     index.set_note(NOTE, None)
-
-
-def clear(place: Place) -> None:
-    """Remove what this and earlier starts staged for ``place``; what can't be removed is in nobody's way."""
-    above, name = os.path.split(place.staging)
-    with suppress(OSError), Tree(above) as tree:
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.folder(""))
-        try:
-            names = os.listdir(fd)
-        finally:
-            os.close(fd)
-        for found in names:
-            # Beside a single file others may stage too; in a folder root nobody but us.
-            if found == name or (not place.leaf and found.startswith(STAGING_PREFIX)):
-                with suppress(OSError):
-                    tree.remove(found)
-
-
-def seal_tops(journal: Journal) -> None:
-    """Set the roots' own times again, which removing the staging folder has changed."""
-    for op in journal.ops:
-        if op.what == "seal" and not op.rel:
-            with suppress(OSError), Tree(journal.places[op.place].base) as tree:
-                tree.dress("", None, op.uid, op.gid, op.mtime_ns)
-
-
-def apply(journal: Journal, tick: Tick) -> Applied:
-    """Do every operation, in order. Raises RestoreFailed where the disk refuses; done again, it goes on."""
-    with ExitStack() as stack:
-        run = _Run(journal, stack, tick)
-        for op in journal.ops:
-            tick()
-            try:
-                run.one(op)
-            except OSError as error:
-                place = journal.places[op.place]
-                raise failed("restore", f"{place.base}/{op.rel}" if op.rel else place.base, error) from error
-        for tree in run.trees.values():
-            if tree is not None:
-                settle(tree.base)
-        if run.moved is not None:
-            settle(run.moved.base)
-        return Applied(run.stats, tuple(run.lost), tuple(run.blocked))
-
-
-class _Run:
-    """One pass over a journal: the open folders, and what came of it."""
-
-    def __init__(self, journal: Journal, stack: ExitStack, tick: Tick) -> None:
-        self.journal, self.stack, self.tick = journal, stack, tick
-        self.trees: dict[int, Tree | None] = {}
-        self.staging: dict[int, Tree | None] = {}
-        self.moved: Tree | None = None
-        self.stats: dict[str, Stat] = {}
-        self.lost: list[str] = []
-        self.blocked: list[str] = []
-
-    def one(self, op: Op) -> None:
-        if op.place not in self.trees:
-            place = self.journal.places[op.place]
-            self.trees[op.place] = self._tree(place.base, follow=True)
-            self.staging[op.place] = self._tree(place.staging, follow=False)
-        tree = self.trees[op.place]
-        if tree is None:  # the root's folder was removed since: nothing is left to finish it with
-            self.lost.append(op.path)
-        elif any(op.path.startswith(b + "/") for b in self.blocked):
-            self.blocked.append(op.path)
-        elif op.what == "dir":
-            self._dir(op, tree)
-        elif op.what == "file":
-            self._file(op, tree)
-        elif op.what == "link":
-            self._link(op, tree)
-        elif op.what == "meta":
-            self._meta(op, tree)
-        elif tree.lstat(op.rel) is not None:
-            tree.dress(op.rel, op.mode, op.uid, op.gid, op.mtime_ns)
-
-    def _tree(self, path: str, *, follow: bool) -> Tree | None:
-        try:
-            return self.stack.enter_context(Tree(path, follow=follow))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def _dir(self, op: Op, tree: Tree) -> None:
-        found = tree.lstat(op.rel)
-        if found is None or not st.S_ISDIR(found.st_mode):
-            if found is not None and not self._make_way(op, tree):
-                return
-            tree.mkdir(op.rel, 0o700)
-        elif found.st_mode & 0o700 != 0o700 and found.st_uid == os.geteuid():
-            # Until all is in it; its own mode comes last.
-            tree.dress(op.rel, st.S_IMODE(found.st_mode) | 0o700, found.st_uid, found.st_gid, None)
-
-    def _file(self, op: Op, tree: Tree) -> None:
-        staging = self.staging[op.place]
-        if staging is None or staging.lstat(op.source) is None:
-            # Either in its place already, or its bytes are gone with the staging folder.
-            found = tree.lstat(op.rel)
-            same = found is not None and st.S_ISREG(found.st_mode) and found.st_size == op.size
-            if same and steady_digest(tree, op.rel, self.tick) == op.sha256:
-                self._stat(op, tree)
-            else:
-                self.lost.append(op.path)
-            return
-        staging.dress(op.source, op.mode, op.uid, op.gid, op.mtime_ns)
-        if op.away and tree.lstat(op.rel) is not None and not self._away(op, tree, ""):
-            return
-        for ending in op.sides:
-            if tree.lstat(op.rel + ending) is not None and not (op.away and self._away(op, tree, ending)):
-                tree.unlink(op.rel + ending)
-        try:
-            staging.rename(op.source, tree, op.rel)
-        except OSError as error:
-            if error.errno not in _NO_RENAME:
-                raise
-            self._in_place(op, staging, tree)
-        self._stat(op, tree)
-
-    def _in_place(self, op: Op, staging: Tree, tree: Tree) -> None:
-        source = staging.open(op.source)
-        try:
-            target = tree.open(op.rel, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK)
-            try:
-                if not st.S_ISREG(os.fstat(target).st_mode):
-                    raise OSError(errno.EEXIST, "something else than a file stands there", op.rel)
-                pour(source, target, self.tick)
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
-        tree.dress(op.rel, op.mode, op.uid, op.gid, op.mtime_ns)
-        staging.unlink(op.source)
-
-    def _link(self, op: Op, tree: Tree) -> None:
-        found = tree.lstat(op.rel)
-        if found is not None and not (st.S_ISLNK(found.st_mode) and tree.readlink(op.rel) == op.target):
-            if not self._make_way(op, tree):
-                return
-            found = None
-        if found is None:
-            tree.link(op.rel, op.target)
-        tree.dress(op.rel, None, op.uid, op.gid, op.mtime_ns)
-        self._stat(op, tree)
-
-    def _meta(self, op: Op, tree: Tree) -> None:
-        found = tree.lstat(op.rel)
-        if found is None or (found.st_size, found.st_mtime_ns, found.st_ctime_ns) != op.expect:
-            return  # done before a crash, or changed since: the next look at its content decides
-        tree.dress(op.rel, op.mode, op.uid, op.gid, op.mtime_ns)
-        self._stat(op, tree)
-
-    def _stat(self, op: Op, tree: Tree) -> None:
-        found = tree.lstat(op.rel)
-        if found is not None:
-            self.stats[op.path] = Stat.of(found)
-
-    def _make_way(self, op: Op, tree: Tree) -> bool:
-        if op.away:
-            return self._away(op, tree, "")
-        tree.unlink(op.rel)
-        return True
-
-    def _away(self, op: Op, tree: Tree, ending: str) -> bool:
-        """Move what stands there to conflicts; False where it can't be moved. Never loses it."""
-        if self.moved is None:
-            assert self.journal.conflicts is not None
-            os.makedirs(self.journal.conflicts, mode=0o700, exist_ok=True)
-            self.moved = self.stack.enter_context(Tree(self.journal.conflicts, follow=False))
-        rel, new = op.rel + ending, op.path + ending
-        self.moved.ensure(new.rpartition("/")[0])
-        if self.moved.lstat(new) is not None:
-            if self._same(tree, rel, new):
-                # Copied before a crash: only the original is left to go.
-                self._drop(tree, rel)
-                return True
-            new = self._free(new)
-        try:
-            tree.rename(rel, self.moved, new)
-            return True
-        except OSError as error:
-            if error.errno not in _NO_RENAME:
-                raise
-            found = tree.lstat(rel)
-            if error.errno == errno.EBUSY and found is not None and st.S_ISDIR(found.st_mode):
-                return self._give_up(op)  # a mount point: what is in it isn't ours to take apart
-        part = f"{op.path.rpartition('/')[0]}/.part".lstrip("/")
-        if self.moved.lstat(part) is not None:
-            self.moved.remove(part)
-        copy_out(tree, rel, self.moved, part, self.tick)
-        self.moved.rename(part, self.moved, new)
-        settle(self.moved.base)
-        return self._drop(tree, rel) or self._give_up(op)
-
-    def _drop(self, tree: Tree, rel: str) -> bool:
-        """Remove the original of a copy; a file that can't be (a mount point) is then written in place."""
-        found = tree.lstat(rel)
-        try:
-            tree.remove(rel)
-        except OSError:
-            return found is not None and st.S_ISREG(found.st_mode)
-        return True
-
-    def _give_up(self, op: Op) -> bool:
-        self.blocked.append(op.path)
-        return False
-
-    def _same(self, tree: Tree, rel: str, new: str) -> bool:
-        assert self.moved is not None
-        a, b = tree.lstat(rel), self.moved.lstat(new)
-        if a is None or b is None or not (st.S_ISREG(a.st_mode) and st.S_ISREG(b.st_mode)) or a.st_size != b.st_size:
-            return False
-        found = steady_digest(tree, rel, self.tick)
-        return bool(found) and found == steady_digest(self.moved, new, self.tick)
-
-    def _free(self, new: str) -> str:
-        assert self.moved is not None
-        for number in range(2, 1000):
-            if self.moved.lstat(f"{new}~{number}") is None:
-                return f"{new}~{number}"
-        raise RestoreFailed(f"{self.journal.conflicts!r} has a thousand copies of {new!r}: look at them, remove some")

@@ -6,29 +6,29 @@ Until every byte is verified nothing on this disk is changed but our own staging
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
-from sidecar.errors import ManifestError, RestoreFailed, SidecarError, UsageError
-from sidecar.recovery import journal as redo
-from sidecar.recovery.journal import Applied, Journal, JournalOutcome, finish_journal
+from sidecar.errors import RestoreFailed, SidecarError, UsageError
+from sidecar.recovery import journal
+from sidecar.recovery.journal import JournalOutcome, finish_journal
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.plan import Mode, Place, Plan, Step, at_or_under, check, conflicts, operations, summary
 from sidecar.recovery.prepare import Ready, gather, prepare
-from sidecar.recovery.staging import TRIES, fetch
+from sidecar.recovery.reading import read_manifest
+from sidecar.recovery.redo import Applied, Journal, apply, clear, seal_tops
+from sidecar.recovery.staging import fetch
 from sidecar.recovery.survey import RowOf, places, survey, whole
 from sidecar.recovery.trouble import Damaged, failed
 from sidecar.roots import Root
-from sidecar.snapshot import codec
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Index, Known, Stat
-from sidecar.snapshot.manifest import PATH, Manifest
+from sidecar.snapshot.manifest import Manifest
 from sidecar.state import RestoreProgress
-from sidecar.stores.base import Corrupt, NotFound, Store
+from sidecar.stores.base import Store
 
 __all__ = [
     "Damaged",
@@ -64,62 +64,6 @@ class Restored:
     conflict_count: int = 0
     skipped: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
-
-
-async def read_manifest(store: Store, revision: str, scratch: Path) -> Manifest | None:
-    """The manifest of ``revision``; None where that revision certainly has none.
-
-    ``scratch`` is a folder of the caller's. Raises ManifestError or Corrupt where it is damaged in each of 3
-    fetches, ManifestError at once for a format that this version can't read, NotFound for a revision that
-    isn't there, and whatever else the store raises.
-    """
-    meter = Meter(RestoreProgress(), None)
-    box = scratch / f"{_BOX}{os.getpid()}"
-    for attempt in range(1, TRIES + 1):
-        await meter.work(_fresh, box)
-        try:
-            await store.fetch(revision, [PATH], box)
-            return await meter.work(_decode, box / PATH)
-        except NotFound:
-            # Of the revision, or of the path? Only the second may ever be taken for "nothing was kept here".
-            if PATH not in await store.listing(revision):
-                return None
-            if attempt == TRIES:
-                raise
-        except ManifestError as error:
-            if attempt == TRIES or not error.damage:
-                raise
-        except Corrupt:
-            if attempt == TRIES:
-                raise
-        finally:
-            await meter.work(shutil.rmtree, box, True)
-    raise AssertionError("unreachable")
-
-
-_BOX = f"{STAGING_PREFIX}manifest-"
-
-
-def _fresh(box: Path) -> None:
-    """Make ``box`` anew, and remove what readers that were killed have left beside it."""
-    try:
-        for name in os.listdir(box.parent):
-            owner = name.removeprefix(_BOX)
-            if name.startswith(_BOX) and (name == box.name or not os.path.exists(f"/proc/{owner}")):
-                shutil.rmtree(box.parent / name, ignore_errors=True)
-        box.mkdir(mode=0o700)
-    except OSError as error:
-        raise failed("make", str(box), error) from error
-
-
-def _decode(path: Path) -> Manifest:
-    try:
-        size = path.stat().st_size
-        if size > codec.MAX_BYTES:
-            raise ManifestError(f"the manifest has {size:,} bytes, more than {codec.MAX_BYTES:,}: refused unread")
-        return codec.decode(path.read_bytes())
-    except OSError as error:
-        raise failed("read", str(path), error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +256,7 @@ def _believe(index: Index, store_id: str, manifest: Manifest, revision: str) -> 
         else:
             index.discard()
     this = known is not None and known.store == store_id and known.snapshot == manifest.snapshot
-    return "resume" if this and index.note(redo.NOTE) is None else "bring"
+    return "resume" if this and index.note(journal.NOTE) is None else "bring"
 
 
 async def _bring(job: _Job, meter: Meter) -> Restored:
@@ -346,20 +290,20 @@ def _put(job: _Job, plan: Plan, ready: Ready, meter: Meter) -> Restored:
     )
     if job.state_dir is not None and ops:
         if job.index is not None:
-            job.index.set_note(redo.NOTE, log.snapshot)
-        redo.write(job.state_dir, log, job.manifest)
-    applied = redo.apply(log, meter.tick)
+            job.index.set_note(journal.NOTE, log.snapshot)
+        journal.write(job.state_dir, log, job.manifest)
+    applied = apply(log, meter.tick)
     if applied.lost:
         _staging_lost(applied)
     if job.index is not None:
         known = Known(job.store_id, job.manifest.snapshot, job.revision)
         job.index.replace(known, job.manifest, _stats(plan.steps, applied.stats))
-        job.index.set_note(redo.NOTE, None)
+        job.index.set_note(journal.NOTE, None)
     if job.state_dir is not None:
-        redo.remove(job.state_dir)
+        journal.remove(job.state_dir)
     for place in plan.places:
-        redo.clear(place)
-    redo.seal_tops(log)
+        clear(place)
+    seal_tops(log)
     return _restored(plan, applied, folder, aside)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from sidecar.recovery import journal
 from sidecar.recovery.plan import Op, Place
+from sidecar.recovery.redo import Journal
 from sidecar.recovery.restore import finish_journal
 from sidecar.snapshot import codec
 from sidecar.snapshot.index import Index, Known
@@ -89,7 +90,7 @@ def interrupted(world: World, manifest: Manifest, revision: str, ops: list[Op]) 
     for op in ops:
         if op.what == "file":
             shutil.copy(world.base / "originals" / op.rel, f"{place.staging}/{op.source}")
-    log = journal.Journal(
+    log = Journal(
         STORE_ID, str(manifest.snapshot), revision, "i", True, str(world.state / "conflicts/1"), (place,), tuple(ops)
     )
     journal.write(world.state, log, manifest)
