@@ -90,7 +90,7 @@ class Answered(Exception):
         if self.status == 429 and limit and limit[1] == "0":
             return float(limit[2])
         value = self.headers.get("retry-after", "").strip()
-        if value.isdigit():
+        if value.isdecimal():
             return float(value)
         try:
             return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
