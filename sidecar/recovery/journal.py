@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class JournalOutcome:
     revision: str = ""
     operations: int = 0
     conflicts: Path | None = None
+    conflict_count: int = 0
     lost: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
     why: str = ""
@@ -59,8 +61,8 @@ def write(state_dir: Path, journal: Journal, manifest: Manifest) -> None:
         **{f.name: getattr(journal, f.name) for f in fields(journal) if f.name not in ("places", "ops")},
         "places": [asdict(p) for p in journal.places],
     }
-    lines = [_line(head), *(_line(_small(op)) for op in journal.ops), _line({"end": len(journal.ops)})]
-    _replace(state_dir / NAME, lines)
+    ops = (_line(_small(op)) for op in journal.ops)
+    _replace(state_dir / NAME, chain([_line(head)], ops, [_line({"end": len(journal.ops)})]))
 
 
 def remove(state_dir: Path) -> None:
@@ -78,7 +80,7 @@ def _small(op: Op) -> dict[str, Any]:
     return {f.name: v for f in fields(op) if (v := getattr(op, f.name)) != f.default}
 
 
-def _replace(path: Path, pieces: Sequence[bytes]) -> None:
+def _replace(path: Path, pieces: Iterable[bytes]) -> None:
     temp = path.with_name(path.name + ".new")
     with open(temp, "wb") as out:
         out.writelines(pieces)
@@ -129,7 +131,8 @@ def finish_journal(state_dir: Path, index: Index | None = None, *, tick: Tick = 
         return None
     applied = apply(journal, tick)
     conflicts = Path(journal.conflicts) if journal.conflicts and os.path.isdir(journal.conflicts) else None
-    known = (journal.store, journal.snapshot, journal.revision, len(journal.ops), conflicts)
+    aside = sum(op.away for op in journal.ops)
+    known = (journal.store, journal.snapshot, journal.revision, len(journal.ops), conflicts, aside)
     if applied.lost:
         why = f"{len(applied.lost)} verified files are gone from staging, {applied.lost[0]!r} first"
         return JournalOutcome(False, *known, applied.lost, applied.blocked, why)

@@ -104,20 +104,19 @@ async def restore(
     ManifestError and what the store raises; the next call doesn't fetch again what was verified by then.
     """
     meter = Meter(progress, alive)
-    check(manifest)
-    await meter.to_the_end(finish_journal, state_dir, index, tick=meter.tick)
+    await meter.work(check, manifest)
+    earlier = await meter.to_the_end(finish_journal, state_dir, index, tick=meter.tick)
     mode = await meter.work(_believe, index, store_id, manifest, revision)
-    known = index.known()
     where, skipped = await meter.work(places, manifest, roots)
     job = _Job(
         *(store, revision, manifest, where, mode),
-        row_of=index.get if known is not None and known.store == store_id else lambda _: None,
+        row_of=await meter.work(_rows, index, store_id),
         index=index,
         store_id=store_id,
         state_dir=state_dir,
         instance=instance,
     )
-    return replace(await _bring(job, meter), skipped=skipped)
+    return _with(await _bring(job, meter), skipped, earlier)
 
 
 async def restore_paths(
@@ -142,20 +141,24 @@ async def restore_paths(
     is to describe this snapshot from now on (not with ``only``).
     """
     meter = Meter(progress, alive)
-    check(manifest)
-    await meter.to_the_end(finish_journal, state_dir, index, tick=meter.tick)
+    await meter.work(check, manifest)
+    earlier = await meter.to_the_end(finish_journal, state_dir, index, tick=meter.tick)
+    if earlier is not None and not earlier.complete and only is not None:
+        raise RestoreFailed(
+            f"an earlier restore was cut off ({earlier.why}), and a part alone would leave it so. Nothing was "
+            "changed. Run `sidecar restore` without --path first"
+        )
     where, skipped = await meter.work(places, manifest, roots)
-    _require(manifest, only, [p.root for p in where])
-    known = index.known() if index is not None else None
+    await meter.work(_require, manifest, only, [p.root for p in where])
     job = _Job(
         *(store, revision, manifest, where, "bring", only),
-        row_of=index.get if index and known and known.store == store_id else lambda _: None,
+        row_of=await meter.work(_rows, index, store_id),
         index=index if record and only is None else None,
         store_id=store_id,
         state_dir=state_dir,
         instance=instance,
     )
-    return replace(await _bring(job, meter), skipped=skipped)
+    return _with(await _bring(job, meter), skipped, earlier)
 
 
 async def restore_to(
@@ -175,8 +178,8 @@ async def restore_to(
     links in the way are replaced, the rest is kept, and a folder where a file belongs is a RestoreFailed.
     """
     meter = Meter(progress, alive)
-    check(manifest)
-    _require(manifest, only, None)
+    await meter.work(check, manifest)
+    await meter.work(_require, manifest, only, None)
     if not force:
         await meter.work(_require_empty, dest)
     place = await meter.work(whole, dest)
@@ -259,16 +262,34 @@ def _believe(index: Index, store_id: str, manifest: Manifest, revision: str) -> 
     return "resume" if this and index.note(journal.NOTE) is None else "bring"
 
 
-async def _bring(job: _Job, meter: Meter) -> Restored:
+def _rows(index: Index | None, store_id: str) -> RowOf:
+    """What the index says of a path; nothing where it isn't of this store."""
+    known = index.known() if index is not None else None
+    if index is None or known is None or known.store != store_id:
+        return lambda _: None
+    return index.get
+
+
+def _with(done: Restored, skipped: tuple[str, ...], earlier: JournalOutcome | None) -> Restored:
+    """``done``, and what an earlier restore that was finished first has moved aside."""
+    if earlier is not None and earlier.conflicts is not None:
+        count = done.conflict_count + earlier.conflict_count
+        done = replace(done, conflicts=done.conflicts or earlier.conflicts, conflict_count=count)
+    return replace(done, skipped=skipped)
+
+
+def _look(job: _Job, meter: Meter) -> Plan:
     own = str(job.state_dir) if job.state_dir is not None else None
-    steps = await meter.work(
-        survey, job.manifest, job.places, job.row_of, job.mode, only=job.only, own=own, tick=meter.tick
-    )
-    plan = Plan(job.places, tuple(steps))
+    steps = survey(job.manifest, job.places, job.row_of, job.mode, only=job.only, own=own, tick=meter.tick)
     files = [s for s in steps if s.entry.kind == "file" and not s.implied]
     there = [s for s in files if not s.fetches]
     meter.expect(len(files), sum(s.entry.size for s in files))
     meter.done(len(there), sum(s.entry.size for s in there))
+    return Plan(job.places, tuple(steps))
+
+
+async def _bring(job: _Job, meter: Meter) -> Restored:
+    plan = await meter.work(_look, job, meter)
     ready = await meter.work(prepare, plan, job.manifest, job.state_dir, meter)
     await fetch(job.store, job.revision, job.manifest, ready.wants, meter)
     result = await meter.to_the_end(_put, job, replace(plan, places=ready.places), ready, meter)

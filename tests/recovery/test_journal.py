@@ -128,6 +128,7 @@ def test_finished_offline_and_the_index_describes_it(world: World) -> None:
     with closing(world.index()) as index:
         outcome = finish_journal(world.state, index)
         assert outcome is not None
+        assert outcome.conflict_count == 0
         assert (outcome.complete, outcome.store, outcome.snapshot, outcome.revision, outcome.operations) == (
             *(True, STORE_ID, "1.1", revision, 2),
         )
@@ -162,6 +163,20 @@ def test_staging_that_was_wiped_is_reported_and_the_store_asked_again(world: Wor
     assert done.fetched == (1 if gone == "one file" else 2)
     assert (world.root / "a").read_text() == "one"
     assert not journal.is_open(world.state)
+
+
+def test_restore_finishes_it_first_and_says_what_went_to_conflicts(world: World) -> None:
+    fill(world.root, {"a": "one", "b": "two"})
+    revision, manifest = world.snapshot()
+    ops = [replace(op, away=True) for op in file_ops(world, manifest)]
+    fill(world.root, {"a": "mine"})
+    interrupted(world, manifest, revision, ops)
+    fill(world.root, {"c": "three"})
+    done = world.restore(revision, manifest)
+    assert done.conflicts == world.state / "conflicts/1"
+    assert done.conflict_count == 2
+    assert (done.conflicts / "data/a").read_text() == "mine"
+    assert (world.root / "a").read_text() == "one"
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "another version", "a line of it"])

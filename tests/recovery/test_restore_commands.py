@@ -198,6 +198,15 @@ def test_path_that_is_not_there_is_said(world: World, snapshot: tuple[str, Manif
         brought(world, snapshot, "data/d", roots=world.roots[1:])
 
 
+def test_part_alone_does_not_hide_that_a_restore_was_cut_off(world: World, snapshot: tuple[str, Manifest]) -> None:
+    (world.state / journal.NAME).write_text("cut off")
+    with pytest.raises(RestoreFailed, match="without --path"):
+        brought(world, snapshot, "data/d")
+    assert journal.is_open(world.state)
+    brought(world, snapshot, None)
+    assert not journal.is_open(world.state)
+
+
 def test_paths_as_people_write_them(world: World) -> None:
     roots = [Root("data", "/data"), Root("home/user/.n8n", "/home/user/.n8n"), Root("x", "/srv/x.json")]
     assert {
