@@ -1,0 +1,140 @@
+"""Who may do what: one caller, one question, one answer. Nothing here does anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Any
+
+LISTENER = "sidecar.listener"
+"""Key in an ASGI scope's ``state``: on which of our sockets a request came in. Set by the server alone."""
+UNIX = "unix"
+TCP = "tcp"
+
+_LOCAL_HOST = re.compile(rb"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)
+_FORWARDING = {b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"}
+# Probes of platforms and load balancers come by themselves: they prove no schedule, and keep no Space awake.
+_PLATFORM = re.compile(r"kube-probe/|GoogleHC/|ELB-HealthChecker/|Consul Health Check", re.IGNORECASE)
+_AGENT_CHARS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What can be told about who sent a request: the socket it came through, its peer, its headers.
+
+    ``headers`` are lower-case names and values as they came, in order; ``peer`` is an IP address, or None.
+    """
+
+    listener: str
+    peer: str | None
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.headers if key == name]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why not (an HTTP status and a code), and what to do about it."""
+
+    status: int
+    code: str
+    detail: str
+
+
+def caller(scope: Mapping[str, Any]) -> Caller:
+    """Who is behind the ASGI ``scope``. What our server did not mark as the Unix socket is TCP."""
+    listener = (scope.get("state") or {}).get(LISTENER)
+    client = scope.get("client")
+    headers = tuple((bytes(k).lower(), bytes(v)) for k, v in scope["headers"])
+    return Caller(UNIX if listener == UNIX else TCP, client[0] if client else None, headers)
+
+
+def has_token(who: Caller, api_token: str | None) -> bool:
+    """Does the caller present the API token, as ``Authorization: Bearer`` (RFC 6750, section 2.1)?"""
+    given = who.values(b"authorization")
+    if not api_token or len(given) != 1:
+        return False
+    scheme, _, token = given[0].partition(b" ")
+    return scheme.lower() == b"bearer" and compare_digest(token.strip(), api_token.encode())
+
+
+def sees_names(who: Caller, api_token: str | None) -> bool:
+    """May the caller read names of files, and sentences that could hold some?"""
+    return who.listener == UNIX or has_token(who, api_token)
+
+
+def refusal(who: Caller, api_token: str | None, upstream: bool) -> Refusal | None:
+    """None where the caller may have something done (checkpoint, sync), else why not.
+
+    A page in a browser may neither use a visitor's way to localhost nor a rebound host name: any sign of a
+    browser is refused, and a local caller must have named a local host. Behind the front door every visitor
+    may look local, so there only the Unix socket and the token count.
+    """
+    if who.values(b"origin") or who.values(b"sec-fetch-site"):
+        return Refusal(
+            403,
+            "browser",
+            "Refused: the request has an Origin or a Sec-Fetch-Site header, so it comes from a web page. "
+            "Call this from a program, without these headers.",
+        )
+    if who.listener == UNIX or has_token(who, api_token):
+        return None
+    reason = _not_local(who, upstream)
+    if reason is None:
+        return None
+    token = "`Authorization: Bearer <SIDECAR_API_TOKEN>`"
+    way = f"Send {token}" if api_token else f"Set the secret SIDECAR_API_TOKEN, restart, and send {token}"
+    return Refusal(
+        401,
+        "unauthorized",
+        f"Refused: {reason}. {way}; inside the container `sidecar checkpoint` and `sidecar sync` need none.",
+    )
+
+
+def outside_ping(who: Caller) -> str | None:
+    """The user agent, printable and cut, of a caller from outside of this machine and platform; else None.
+
+    ``-`` stands for a caller that names none. A platform's own probe can be told only where it says so.
+    """
+    if who.listener == UNIX:
+        return None
+    agent = _printable(b" ".join(who.values(b"user-agent")))
+    if _PLATFORM.search(agent):
+        return None
+    hops = b",".join(who.values(b"x-forwarded-for")).decode("latin-1").replace(" ", "").strip(",")
+    if hops:
+        outside = not all(is_loopback(hop) for hop in hops.split(","))
+    else:
+        outside = _forwarded(who.headers) or not is_loopback(who.peer)
+    return (agent or "-") if outside else None
+
+
+def is_loopback(address: str | None) -> bool:
+    """Is ``address`` this machine itself? IPv4 in an IPv6 socket comes as ``::ffff:127.0.0.1``."""
+    return address is not None and (address == "::1" or address.removeprefix("::ffff:").startswith("127."))
+
+
+def _not_local(who: Caller, upstream: bool) -> str | None:
+    host = who.values(b"host")
+    if who.values(b"authorization"):
+        return "the Authorization header does not hold the API token"
+    if upstream:
+        return "with SIDECAR_UPSTREAM set, every visitor may look local"
+    if not is_loopback(who.peer):
+        return "the request comes from another machine"
+    if _forwarded(who.headers):
+        return "the request was forwarded by a proxy"
+    if len(host) != 1 or not _LOCAL_HOST.fullmatch(host[0]):
+        return "its Host is not localhost or 127.0.0.1"
+    return None
+
+
+def _forwarded(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name in _FORWARDING or name.startswith(b"x-forwarded") for name, _ in headers)
+
+
+def _printable(value: bytes) -> str:
+    return "".join(chr(c) if 32 <= c < 127 else "?" for c in value[:_AGENT_CHARS])
