@@ -67,7 +67,7 @@ def _look_unmarked(root: Path) -> Found:
             f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}). Nothing was touched; name an "
             "empty folder, or one that doesn't exist yet."
         )
-    if any(os.listdir(root / kind) for kind in ("revisions", "refs") if kind in names):
+    if any(os.listdir(root / kind) for kind in KINDS if kind in names):
         raise Denied(
             f"{shown(str(root))} holds snapshots, but its {MARKER} is gone. Nothing was touched; bring that "
             f'file back ({{"format": {FORMAT}}}) or name another folder.'
