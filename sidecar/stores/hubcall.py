@@ -124,7 +124,8 @@ class Call:
         self.stall = stall
         self.deadline = min(time.monotonic() + seconds, hard)
         self.over = threading.Event()
-        self.wake: Callable[[], None] = lambda: None
+        self.wake: Callable[[], object] = lambda: None
+        self.on_post: Callable[[], object] = lambda: None
         self.posted = False
         """Whether a commit was sent: from here on a failure leaves open what the Hub did."""
         self.date: str | None = None

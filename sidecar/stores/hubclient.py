@@ -167,6 +167,8 @@ def _transport(httpx: Any) -> Any:
             if request.method in ("POST", "PUT"):
                 request.stream = Watched(request.stream, call)
             posted, call.posted = call.posted, call.posted or commit
+            if commit:
+                call.on_post()
             try:
                 with _translated(httpx):
                     response = self._route(request.url).handle_request(request)
@@ -243,4 +245,4 @@ def _words(known: Mapping[str, str], body: bytes) -> str:
     except (ValueError, AttributeError):
         if not words and "html" not in known.get("content-type", ""):
             words = body.decode("utf-8", "replace")
-    return " ".join(words.split())[:500]
+    return " ".join(words.split()).rstrip(".")[:500]

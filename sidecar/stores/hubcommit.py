@@ -114,9 +114,13 @@ def _preupload(repo: Repo, job: Job, additions: list[Any], call: Call) -> None:
 
     again(upload, call)
     for path, addition in zip(job.put, additions, strict=True):
-        # The client drops such a file from the commit without a word.
-        if getattr(addition, "_should_ignore", False):
+        if _left_out(addition):
             raise Refused(f"A .gitignore in {repo.id} keeps {shown(path)} out: it must travel in a bundle.", path)
+
+
+def _left_out(addition: Any) -> bool:
+    """Will the client drop it from the commit, without a word, for a .gitignore in the repo?"""
+    return bool(getattr(addition, "_should_ignore", False))
 
 
 def _batches(additions: list[Any]) -> list[list[Any]]:

@@ -1,8 +1,8 @@
 """Large uploads in a short-lived child process: hf_xet's threads and buffers (some 125 MB) go away with it.
 
 The parent writes one line of JSON to the child's stdin, the token in it: no secret stands in argv or
-environment. It keeps stdin open: its end tells the child that the parent is gone. The child answers with
-one line on stdout.
+environment. It keeps stdin open: its end tells the child that the parent is gone. The child says when
+the commit itself is on its way, and answers with one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from sidecar.stores.huberrors import explain
 from sidecar.stores.hubrepo import Place
 
 _KINDS = ("Conflict", "Unavailable", "Denied", "NotFound", "Corrupt", "Refused", "Unsupported")
+_POSTED = b"posted\n"
+"""The child's word that the commit itself is on its way: from here on the end of the child leaves it open."""
+
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 
 
@@ -87,25 +90,29 @@ def _kill(child: asyncio.subprocess.Process) -> None:
 async def upload(order: Order, call: Call, children: Children) -> Revision:
     """Make ``order``'s commit in a child process; it is killed at the call's deadline and with this task.
 
-    Raises a ``StoreError``, or ``Late``; unclear where the child was ended before it could answer.
+    Raises a ``StoreError``, or ``Late``; ``call.posted`` tells whether the commit itself was sent.
     """
     child = await children.start(order)
     assert child.stdin
     assert child.stdout
     assert child.stderr
+    said = b""
+    complaint = asyncio.create_task(child.stderr.read())
     try:
         async with asyncio.timeout(max(0.0, call.deadline - time.monotonic())):
             child.stdin.write(_line(order, call))
             with suppress(ConnectionError):
                 await child.stdin.drain()
-            said, complaint = await asyncio.gather(child.stdout.read(), child.stderr.read())
+            async for line in child.stdout:
+                call.posted = call.posted or line == _POSTED
+                said = line
             await child.wait()
     except TimeoutError:
-        call.posted = True
         raise Late from None
     finally:
         await children.end(child)
-    return _result(said, complaint, child.returncode, order.place)
+    last = order.place.clean((await complaint).decode("utf-8", "replace").strip().rpartition("\n")[2])
+    return _result(said, f"ended with {child.returncode}: {last[:300] or 'no word'}", call.posted)
 
 
 def _environment(order: Order) -> dict[str, str]:
@@ -120,9 +127,7 @@ def _environment(order: Order) -> dict[str, str]:
 def _line(order: Order, call: Call) -> bytes:
     job = order.job
     put = {
-        path: {"bytes": base64.b64encode(source).decode()}
-        if isinstance(source, bytes)
-        else {"path": str(source)}
+        path: {"bytes": base64.b64encode(source).decode()} if isinstance(source, bytes) else {"path": str(source)}
         for path, source in job.put.items()
     }
     line = {
@@ -141,17 +146,14 @@ def _line(order: Order, call: Call) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def _result(said: bytes, complaint: bytes, code: int | None, place: Place) -> Revision:
+def _result(said: bytes, end: str, posted: bool) -> Revision:
     try:
         answer = json.loads(said)
         if "revision" in answer:
             return str(answer["revision"])
         kind, message = answer["kind"], answer["message"]
     except (ValueError, KeyError, TypeError):
-        last = place.clean(complaint.decode("utf-8", "replace").strip().rpartition("\n")[2])[:300]
-        raise Unavailable(
-            f"The upload's process ended with {code}: {last or 'no word'}.", unclear=True
-        ) from None
+        raise Unavailable(f"The process of the upload {end}.", unclear=posted) from None
     if kind == "Unavailable":
         raise Unavailable(message, answer["retry_after"], unclear=answer["unclear"])
     if kind == "Refused":
@@ -171,21 +173,21 @@ def _failure(error: StoreError) -> dict[str, Any]:
 
 def _sources(put: Mapping[str, Mapping[str, str]]) -> dict[str, Source]:
     return {
-        path: base64.b64decode(item["bytes"]) if "bytes" in item else Path(item["path"])
-        for path, item in put.items()
+        path: base64.b64decode(item["bytes"]) if "bytes" in item else Path(item["path"]) for path, item in put.items()
     }
 
 
 def main() -> None:
     """The child: one order from stdin, one answer to stdout; ends at once when stdin does."""
     line = json.loads(sys.stdin.buffer.readline())
-    # Whatever the client or hf_xet prints goes to stderr: stdout carries the answer alone.
-    out = os.dup(1)
+    # Whatever the client or hf_xet prints goes to stderr: stdout carries our words alone.
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     threading.Thread(target=_watch_parent, daemon=True).start()
     place = Place(**line["place"])
     job = Job(**{**line["job"], "put": _sources(line["put"]), "delete": tuple(line["job"]["delete"])})
     call = Call(Patience(**line["patience"]), line["seconds"], float("inf"))
+    call.on_post = lambda: out.write(_POSTED)
     answer: dict[str, Any]
     try:
         with during(call):
@@ -193,8 +195,7 @@ def main() -> None:
             answer = {"revision": commit(repo, job, call, plain=False)}
     except Exception as error:
         answer = _failure(explain(error, "commit", place, posted=call.posted, hint=call.patience.hint))
-    with os.fdopen(out, "wb") as stream:
-        stream.write(json.dumps(answer).encode())
+    out.write(json.dumps(answer).encode())
     # Threads of the client that still hang in a request must not hold this process.
     os._exit(0)
 
