@@ -148,18 +148,20 @@ def test_mains_signals_are_as_we_found_them(tmp_path: Path) -> None:
     def shown(life: Life) -> dict[str, str]:
         return dict(line.split(":\t", 1) for line in life.said().splitlines())
 
+    # Signals 32 and 33 are glibc's own: what its posix_spawn starts (as make does) ignores them for good.
+    settable = sum(1 << number - 1 for number in signal.valid_signals())
     show = ["cat", "/proc/self/status"]
     with Life(tmp_path, show, wrap=["env", "--default-signal"]) as life:
         assert life.end() == 0
     status = shown(life)
     assert int(status["SigBlk"], 16) == 0
-    assert int(status["SigIgn"], 16) == 0
+    assert int(status["SigIgn"], 16) & settable == 0
     assert status["NSpgid"] == status["Pid"], "main is not in a group of its own"
     wrap = ["env", "--default-signal", "--ignore-signal=HUP", "--block-signal=USR1"]
     with Life(tmp_path, show, wrap=wrap) as life:
         assert life.end() == 0
     assert int(shown(life)["SigBlk"], 16) == 1 << signal.SIGUSR1 - 1
-    assert int(shown(life)["SigIgn"], 16) == 1 << signal.SIGHUP - 1
+    assert int(shown(life)["SigIgn"], 16) & settable == 1 << signal.SIGHUP - 1
 
 
 def test_sigterm_lets_main_end_and_then_syncs(tmp_path: Path) -> None:
