@@ -100,11 +100,13 @@ class State:
     roots: dict[str, RootState] = field(default_factory=dict)
     sync: SyncState = field(default_factory=SyncState)
     keepalive: Keepalive = field(default_factory=Keepalive)
+    max_delay_s: float = 30.0  # SIDECAR_MAX_DELAY: how late "not durable" is too late depends on it
+    upstream_seen: bool | None = None  # has the main app accepted a connection; None where nobody looks
     commits_hour: int = 0
     commits_total: int | None = None
     cold_start: bool = False
     notes: dict[str, str] = field(default_factory=dict)  # code -> one sentence; each makes health warn
-    failed_checks: list[str] = field(default_factory=list)
+    failed_checks: list[str] = field(default_factory=list)  # as configured: one with a leading "!" fails health
     loop_beat_mono: float = field(default_factory=time.monotonic)
 
     def note(self, code: str, sentence: str) -> None:
