@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -89,10 +88,8 @@ def setup(project: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 def test_setup_does_nothing_when_nothing_changed(project: Path) -> None:
     stamp(project)
-    began = time.monotonic()
     run = setup(project)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
-    assert time.monotonic() - began < 2
     assert not (project / "calls").exists()
 
 
