@@ -22,7 +22,6 @@ from sidecar import log, session
 from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
 from sidecar.link import ALIVE_S, Link
 from sidecar.recovery import report, start
-from sidecar.recovery.claim import withdraw
 from sidecar.recovery.start import Recovered, Start
 from sidecar.session import Session
 from sidecar.sync.engine import Engine
@@ -111,10 +110,9 @@ class Agent:
         try:
             recovered = await self._unless_stopped(self.start.recover())
         except RestoreFailed as failure:
-            return self._failed(failure)
+            return await self._failed(failure)
         except Stopped:
-            if self.start.claimed is not None:
-                await withdraw(self.here.store, self.start.claimed)
+            await self.start.give_back()
             self.link.say("done")
             return 0
         if recovered is None:
@@ -165,8 +163,7 @@ class Agent:
         while self.engine is None and time.monotonic() < until and self._attaching():
             await asyncio.sleep(0.05)
         if not self.link.main.started.is_set():
-            if self.start.claimed is not None:
-                await withdraw(self.here.store, self.start.claimed)
+            await self.start.give_back()
             self.link.say("done")
             return 0
         if self.engine is None:
@@ -229,6 +226,7 @@ class Agent:
         self._background(self._orphaned())
 
     async def _orphaned(self) -> None:
+        await self.start.give_back()
         self._run(await session.orphan_engine(self.here))
 
     async def _reattached(self) -> None:
@@ -281,10 +279,11 @@ class Agent:
             await asyncio.wait_for(task, 5)
         raise Stopped
 
-    def _failed(self, failure: RestoreFailed) -> int:
+    async def _failed(self, failure: RestoreFailed) -> int:
         self.state.phase = "failed"
         self.state.recovery = self.here.record.document("failed")
         log.error(f"recovery failed: {failure.message}. Nothing was uploaded, and main is not started")
+        await self.start.give_back()
         self.link.say("fail", failure.exit_code)
         return failure.exit_code
 

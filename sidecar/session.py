@@ -13,12 +13,12 @@ from typing import Any
 
 import sidecar
 from sidecar import log
-from sidecar.errors import ConfigError, SidecarError, TryLater
+from sidecar.errors import ConfigError, RestoreFailed, SidecarError, TryLater
 from sidecar.recovery import record as records
 from sidecar.recovery import report
 from sidecar.recovery import start as starting
-from sidecar.recovery.claim import Claimed, Moved
-from sidecar.recovery.lease import Me, Tenure
+from sidecar.recovery.claim import Claimed, Moved, read_lease, refusal
+from sidecar.recovery.lease import Me, Refuse, Tenure, decide
 from sidecar.recovery.locks import RootLocks
 from sidecar.recovery.record import Record
 from sidecar.recovery.restore import confirm_local, read_manifest
@@ -187,13 +187,38 @@ async def orphan_engine(here: Session) -> Engine:
     failures = 0
     while True:
         try:
-            head = await here.store.head()
-            base = Base(head, None, branch=f"orphan/{here.plan.me.instance}")
-            return await engine(here, base, None, None)
-        except StoreError as error:
+            return await engine(here, await _orphan_base(here), None, None)
+        except SidecarError as error:
             failures += 1
             here.state.sync.error = error.message
+            if failures == 1:
+                log.warning(f"nothing that main writes is kept yet: {error.message.rstrip('.')}; trying again")
             await asyncio.sleep(backoff(failures))
+
+
+async def _orphan_base(here: Session) -> Base:
+    """Where the orphan's branch stands. Raises SidecarError where nothing of ours may be written at all."""
+    await here.store.check()  # refuses, among others, what everybody can read
+    head = await here.store.head()
+    found = await read_lease(here.store, head)
+    if isinstance(decide(found, here.plan.me), Refuse):
+        assert found is not None
+        raise RestoreFailed(refusal(here.store, found, here.plan.me))
+    branch = f"orphan/{here.plan.me.instance}"
+    begun = await here.store.history(1, branch)
+    if not begun:
+        # What another life's orphan has on its branch is not on this one.
+        await asyncio.to_thread(here.index.forget)
+        return Base(head, None, branch)
+    manifest = await read_manifest(here.store, begun[0].revision, here.plan.state_dir)
+    if manifest is None:
+        await asyncio.to_thread(here.index.forget)
+        return Base(begun[0].revision, None, branch)
+    known = await asyncio.to_thread(here.index.known)
+    if known is None or known.snapshot != manifest.snapshot:
+        roots, store_id = here.settings.roots, here.plan.store_id
+        await asyncio.to_thread(confirm_local, manifest, roots, here.index, store_id, begun[0].revision)
+    return Base(begun[0].revision, manifest.snapshot, branch)
 
 
 async def reattached_engine(here: Session) -> Engine:
@@ -258,7 +283,7 @@ async def require_known(here: Session) -> None:
 
     Raises SidecarError where it isn't. A store without a snapshot is for the cold-start check to judge.
     """
-    head = await here.store.head()
+    head = await here.store.head() if (await here.store.check()).exists else None
     manifest = await read_manifest(here.store, head, here.plan.state_dir) if head is not None else None
     known = await asyncio.to_thread(here.index.known)
     if manifest is None or (

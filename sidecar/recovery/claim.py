@@ -14,7 +14,7 @@ from sidecar import log
 from sidecar.errors import EX_REFUSED, RestoreFailed
 from sidecar.recovery import lease as leases
 from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait
-from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, StoreError, Unavailable
+from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, Unavailable
 
 POLL_S = 2.0
 TRIES = 3
@@ -86,13 +86,15 @@ async def claim(
 
     Another identity's lease raises RestoreFailed (69) and writes nothing.
     """
+    if head is not None and found is not None and (found.instance, found.state) == (me.instance, "held"):
+        return Claimed(head, Tenure(found), None)  # an earlier attempt, or agent, of ours has taken it
     now = time.monotonic()
     decision = leases.decide(found, me, least_epoch=least_epoch)
     if isinstance(decision, Wait) and waiting.silent(decision.holder, now):
         decision = leases.decide(found, me, least_epoch=least_epoch, silent=True)
         log.warning(f"the holder before us ({decision_holder(found)}) gave no answer: it is taken for dead")
     if isinstance(decision, Refuse):
-        raise RestoreFailed(_refusal(store, decision.holder, me), final=True, code=EX_REFUSED)
+        raise RestoreFailed(refusal(store, decision.holder, me), final=True, code=EX_REFUSED)
     if isinstance(decision, Wait):
         alive()
         if decision.request is not None and waiting.handoff_wait_s > 0 and not waiting.asked:
@@ -141,20 +143,14 @@ async def _commit(store: Store, head: Revision | None, lease: Lease, message: st
 
 
 async def withdraw(store: Store, claimed: Claimed) -> None:
-    """Give a lease back that was taken for nothing: a stop came before ready. Best effort, never raises."""
-    try:
-        document = claimed.tenure.released(clean=bool(claimed.clean))
-        await store.commit(
-            claimed.revision,
-            {leases.PATH: document},
-            [],
-            f"sidecar: lease {claimed.tenure.epoch} withdrawn by {claimed.tenure.lease.instance}",
-        )
-    except StoreError as error:
-        log.warning(f"the lease could not be given back ({error}): the next start waits for us in vain")
+    """Give a lease back that was taken for nothing. Raises StoreError."""
+    document = claimed.tenure.released(clean=bool(claimed.clean))
+    message = f"sidecar: lease {claimed.tenure.epoch} withdrawn by {claimed.tenure.lease.instance}"
+    await store.commit(claimed.revision, {leases.PATH: document}, [], message)
 
 
-def _refusal(store: Store, holder: Lease, me: Me) -> str:
+def refusal(store: Store, holder: Lease, me: Me) -> str:
+    """Why the lease of another identity's is left alone, and what to do."""
     return (
         f"the snapshots in {store.url} belong to {holder.space!r}, and this is {me.space!r}: nothing was written."
         f" If this is meant to take over for it, set SIDECAR_ADOPT={holder.space}; else give this one a store of"

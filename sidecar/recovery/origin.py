@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from sidecar.errors import EX_CONFIG, EX_TEMPFAIL, ManifestError, RestoreFailed
+from sidecar.errors import EX_CONFIG, EX_TEMPFAIL, ManifestError, RestoreFailed, SidecarError
 from sidecar.recovery.restore import read_manifest
+from sidecar.recovery.trouble import Damaged
 from sidecar.roots import Root
+from sidecar.snapshot import bundle
+from sidecar.snapshot import manifest as manifests
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import TITLE, Manifest, root_of, snapshot_in
-from sidecar.stores.base import Commit, Corrupt, NotFound, Revision, Store, StoreError
+from sidecar.stores.base import Commit, Corrupt, NotFound, Revision, Store
 
 ALL = 100_000
 
@@ -53,7 +58,7 @@ async def find(
         try:
             manifest = await read_manifest(store, head, scratch)
         except (ManifestError, Corrupt) as error:
-            raise await _damaged(store, error, scratch) from error
+            raise _unreadable(error, head) from error
     if manifest is not None:
         return Origin(head, manifest, head)
     return Origin(head, None, None, readme=await _confirm_cold(store, head, roots, index, store_id, cold_start))
@@ -77,34 +82,55 @@ async def _chosen(store: Store, head: Revision, scratch: Path, wanted: str) -> O
     )
 
 
-async def _damaged(store: Store, error: ManifestError | Corrupt, scratch: Path) -> RestoreFailed:
+def _unreadable(error: ManifestError | Corrupt, head: Revision) -> RestoreFailed:
     if isinstance(error, ManifestError) and not error.damage:
         return RestoreFailed(f"{error.message}. Nothing was changed", final=True, code=EX_TEMPFAIL)
-    way_out = "no older snapshot could be read either"
+    return Damaged(manifests.PATH, f"{head[:12]} (the newest)", error.message.rstrip("."))
+
+
+async def way_out(store: Store, damage: Damaged, scratch: Path) -> str:
+    """Which setting starts from the newest snapshot that is whole, where there is one, in words. Never raises."""
     try:
-        newest = await _newest_good(store, await store.history(20), scratch)
-        if newest is not None:
-            way_out = f"the newest one that verifies is {newest}: set SIDECAR_REVISION={newest} to start from it"
-    except (StoreError, ManifestError):
-        way_out = "older ones can't be read just now"
-    return RestoreFailed(f"the newest snapshot in {store.url} is damaged ({error.message}); {way_out}")
+        newest = await _newest_good(store, await store.history(20), damage.path, scratch)
+    except SidecarError:
+        return "Older snapshots can't be checked just now"
+    if newest is None:
+        return "None of the last 20 commits holds a whole snapshot either: look at the store by hand"
+    return f"The newest snapshot that verifies is {newest}: set SIDECAR_REVISION={newest} to start from it"
 
 
-async def _newest_good(store: Store, history: list[Commit], scratch: Path) -> str | None:
-    for commit in history[1:]:
+async def _newest_good(store: Store, history: list[Commit], suspect: str, scratch: Path) -> str | None:
+    for commit in history:
         snapshot = snapshot_in(commit.title)
         if snapshot is None:
             continue
         try:
             manifest = await read_manifest(store, commit.revision, scratch)
-            there = await store.listing(commit.revision)
+            if manifest is not None and await _whole(store, commit.revision, manifest, suspect, scratch):
+                return snapshot
         except (ManifestError, Corrupt, NotFound):
             continue
-        if manifest is not None and all(
-            there.get(e.path) == e.size for e in manifest.entries.values() if e.kind == "file" and e.frame is None
-        ):
-            return snapshot
     return None
+
+
+async def _whole(store: Store, revision: Revision, manifest: Manifest, suspect: str, scratch: Path) -> bool:
+    """Is everything there in its size, and ``suspect``, of which another snapshot's copy is bad, in its bytes?"""
+    wanted = {e.path: (e.size, e.sha256) for e in manifest.entries.values() if e.kind == "file" and e.frame is None}
+    wanted.update({bundle.store_path(sha): (size, sha) for sha, size in manifest.bundles.items()})
+    there = await store.listing(revision)
+    if any(there.get(path) != size for path, (size, _) in wanted.items()):
+        return False
+    if suspect not in wanted:
+        entry = manifest.entries.get(suspect)
+        return entry is None or entry.frame is None  # of what a bundle holds only a restore can tell
+    with TemporaryDirectory(prefix="sidecar-", dir=scratch) as folder:
+        await store.fetch(revision, [suspect], Path(folder))
+        return await asyncio.to_thread(_digest, Path(folder) / suspect) == wanted[suspect][1]
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _confirm_cold(

@@ -7,17 +7,20 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from sidecar import log
 from sidecar.errors import EX_REFUSED, EX_TEMPFAIL, ManifestError, RestoreFailed, SidecarError
-from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease
+from sidecar.recovery import journal
+from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease, withdraw
 from sidecar.recovery.lease import Lease, Me, Tenure
-from sidecar.recovery.origin import Origin, find
+from sidecar.recovery.origin import Origin, find, way_out
 from sidecar.recovery.record import Record
 from sidecar.recovery.restore import Restored, restore
+from sidecar.recovery.trouble import Damaged
 from sidecar.roots import Root
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Manifest
@@ -26,7 +29,10 @@ from sidecar.stores.base import Access, Denied, NotFound, Revision, Store, Store
 
 T = TypeVar("T")
 LATE_S = 5.0
-"""An exit follows at most this long after the time without progress is up."""
+"""What is given up gets this long to end, and as long is looked for a way out of damage."""
+
+LEAST_S = 3.0
+"""Every attempt gets this long. With ``LATE_S`` an exit follows within 10 s after the restore timeout."""
 
 Failure = Literal["wait", "exit", "continue"]
 
@@ -65,27 +71,49 @@ class Recovered:
 
 @dataclass(slots=True)
 class Progress:
-    """When something last moved; the restore timeout counts from there."""
+    """When something last moved, and when this start last came further than ever before.
+
+    The restore timeout counts from the second: an attempt that fails where the one before it failed is no progress,
+    however much it does on its way there. Until something has failed any sign of life is progress.
+    """
 
     moved: float = 0.0
+    gained: float = 0.0
+    failures: int = 0
+    best: tuple[int, int, int] = (0, 0, 0)
 
     def alive(self) -> None:
+        """A sign of life."""
         self.moved = time.monotonic()
+        if not self.failures:
+            self.gained = self.moved
+
+    def reached(self, step: int, files: int = 0, size: int = 0) -> None:
+        """This attempt got so far: the number of the step, and what of a restore is done."""
+        self.alive()
+        if (step, files, size) > self.best:
+            self.best, self.gained = (step, files, size), self.moved
+
+    def waited(self) -> None:
+        """Somebody is waited for, which has a bound of its own."""
+        self.moved = self.gained = time.monotonic()
 
 
 class Start:
-    """The attempts of one start. ``claimed`` is what must be given back if a stop comes before ready."""
+    """The attempts of one start. ``claimed`` is the lease that it took; ``give_back`` where nothing comes of it."""
 
     def __init__(self, store: Store, index: Index, plan: Plan, state: State, record: Record) -> None:
         self.store, self.index, self.plan, self.state, self.record = store, index, plan, state, record
         self.claimed: Claimed | None = None
         self._waiting = Waiting(plan.handoff_wait_s)
         self._progress = Progress()
+        self._ways_out: dict[str, str] = {}
+        self._asked_for: Lease | Literal["nothing"] | None = "nothing"  # the lease that we found before we claimed
 
     async def recover(self) -> Recovered | None:
         """Try until it holds. None: go on without (``continue``). Raises RestoreFailed where the start is over."""
         self._progress.alive()
-        failures, last_said = 0, float("-inf")
+        last_said = float("-inf")
         while True:
             try:
                 recovered = await self._in_time(self._attempt())
@@ -95,12 +123,14 @@ class Start:
                 continue
             except SidecarError as error:
                 failure = classify(error)
-            failures += 1
+            self._progress.failures += 1
+            over = failure.final or time.monotonic() - self._progress.gained >= self.plan.timeout_s
+            if over:
+                failure = await self._with_way_out(failure)
             self.state.recovery_error = failure.message
             self.record.facts["error"] = failure.message
-            over = failure.final or time.monotonic() - self._progress.moved >= self.plan.timeout_s
             if over and self.plan.on_failure != "wait":
-                if self.plan.on_failure == "continue":
+                if self._may_go_on_without(failure):
                     return None
                 raise failure
             if over:
@@ -109,39 +139,70 @@ class Start:
                 what = "main waits until it works (SIDECAR_ON_RESTORE_FAILURE=wait)" if over else "trying again"
                 log.warning(f"recovery: {failure.message}; {what}")
                 last_said = time.monotonic()
-            await asyncio.sleep(self._pause(failures, getattr(error_of(failure), "retry_after", None)))
+            await asyncio.sleep(self._pause(getattr(error_of(failure), "retry_after", None)))
 
-    def _pause(self, failures: int, retry_after: float | None) -> float:
-        wait = min(60.0, 0.5 * 2.0 ** min(failures, 8)) * (0.5 + random.random() / 2)
+    def _may_go_on_without(self, failure: RestoreFailed) -> bool:
+        """Whether ``continue`` lets main start: not after a refusal, nor on a restore that is half in place."""
+        if self.plan.on_failure != "continue" or failure.exit_code == EX_REFUSED:
+            return False
+        return not journal.is_open(self.plan.state_dir)
+
+    async def _with_way_out(self, failure: RestoreFailed) -> RestoreFailed:
+        """Of damage: say too from which snapshot a start would work. Looked up once for each damage."""
+        if not isinstance(failure, Damaged):
+            return failure
+        if failure.message not in self._ways_out:
+            patience = 60.0 if self.plan.on_failure == "wait" else LATE_S
+            try:
+                way = await asyncio.wait_for(way_out(self.store, failure, self.plan.state_dir), patience)
+            except TimeoutError:
+                return RestoreFailed(f"{failure.message}. Older snapshots can't be checked just now")
+            self._ways_out[failure.message] = way
+        return RestoreFailed(f"{failure.message}. {self._ways_out[failure.message]}")
+
+    def _pause(self, retry_after: float | None) -> float:
+        wait = min(60.0, 0.5 * 2.0 ** min(self._progress.failures, 8)) * (0.5 + random.random() / 2)
         if retry_after is not None:
             wait = max(wait, min(retry_after, 60.0))
         if self.plan.on_failure == "wait":
             return wait
-        left = self._progress.moved + self.plan.timeout_s - time.monotonic()
-        return max(0.05, min(wait, left))
+        return max(0.05, min(wait, self._left()))
+
+    def _left(self) -> float:
+        """Seconds until the restore timeout is up."""
+        return self._progress.gained + self.plan.timeout_s - time.monotonic()
 
     async def _in_time(self, work: Awaitable[T]) -> T:
-        """``work``, cut off once nothing has moved for the restore timeout."""
-        task = asyncio.ensure_future(work)
+        """``work``, cut off once nothing has moved for the restore timeout; in ``wait`` each attempt has all of it."""
+        task, began = asyncio.ensure_future(work), time.monotonic()
         try:
             while True:
-                left = self._progress.moved + self.plan.timeout_s - time.monotonic()
-                patience = left if self.plan.on_failure != "wait" else max(left, 60.0)
-                done, _ = await asyncio.wait({task}, timeout=max(patience, 0.05))
-                if done:
-                    return task.result()
-                if time.monotonic() - self._progress.moved >= self.plan.timeout_s:
+                left = self._left()
+                if self.plan.on_failure == "wait":
+                    left = max(self._progress.moved, began) + self.plan.timeout_s - time.monotonic()
+                until = max(left + 1.0, began + LEAST_S - time.monotonic())
+                if until <= 0:
                     raise RestoreFailed(
                         f"{self.store.url} gave no answer and nothing moved for {self.plan.timeout_s:g} s"
                     )
+                done, _ = await asyncio.wait({task}, timeout=until)
+                if done:
+                    return task.result()
         finally:
             if not task.done():
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, SidecarError, Moved, TimeoutError):
                     await asyncio.wait_for(task, LATE_S)
 
+    def _bounded(self) -> AbstractContextManager[None]:
+        """Where a store can cut its own repetitions short, it says what failed instead of us that nothing moved."""
+        limit: Callable[[float], AbstractContextManager[None]] | None = getattr(self.store, "limit", None)
+        left = self.plan.timeout_s if self.plan.on_failure == "wait" else self._left()
+        return limit(max(left, LEAST_S - 1.0)) if limit is not None else contextlib.nullcontext()
+
     async def _attempt(self) -> Recovered:
-        with self.record.step("claim") as row:
+        await asyncio.to_thread(journal.finish_journal, self.plan.state_dir, self.index)
+        with self.record.step("claim") as row, self._bounded():
             claimed = await self._find_and_claim()
             row["detail"] = f"epoch {claimed.tenure.epoch}" if claimed.tenure else claimed.why_unleased
         self.state.phase = "restoring"
@@ -163,10 +224,13 @@ class Start:
                 state_dir=self.plan.state_dir,
                 progress=self.state.restore,
                 instance=self.plan.me.instance,
-                alive=self._progress.alive,
+                alive=self._restored_some,
             )
             row["detail"] = f"{restored.files} files, {restored.fetched} of them fetched"
             return replace(claimed, restored=restored)
+
+    def _restored_some(self) -> None:
+        self._progress.reached(4, self.state.restore.files_done, self.state.restore.bytes_done)
 
     async def claim_only(self) -> Recovered:
         """Find what there is and take the lease, for a disk that needs no restore. Raises SidecarErrors."""
@@ -190,20 +254,44 @@ class Start:
             cold_start=self.plan.cold_start,
             revision=self.plan.revision,
         )
+        self._progress.reached(2)
         taken = await self._claim(head, await self._lease(head), origin, access)
         if isinstance(taken, Claimed):
             return Recovered(taken.revision, origin, taken.tenure, taken.clean, Restored(), access)
         return Recovered(head, origin, None, None, Restored(), access, taken.why)
 
     async def _access(self) -> Access:
-        access = await self.store.check(create=True)
-        self._progress.alive()
+        access = await self.store.check(create=self.plan.cold_start != "refuse")
+        self._progress.reached(1)
         if access.created:
             log.warning(
                 f"COLD START: created {self.store.url}; if you expected data here, stop and set"
                 " SIDECAR_COLD_START=refuse"
             )
         return access
+
+    async def give_back(self) -> None:
+        """Withdraw the claim of a start that comes to nothing, also one whose answer never came. Never raises."""
+        if self._asked_for == "nothing":
+            return
+        try:
+            claimed = self.claimed or await asyncio.wait_for(self._landed(), LATE_S / 2)
+            self.claimed, self._asked_for = None, "nothing"
+            if claimed is not None:
+                await asyncio.wait_for(withdraw(self.store, claimed), LATE_S / 2)
+                self.state.lease = "none"
+        except (SidecarError, TimeoutError) as error:
+            log.warning(f"the lease could not be given back ({said(error)}): the next start waits for us in vain")
+
+    async def _landed(self) -> Claimed | None:
+        """The lease, where it is ours without our having been told."""
+        head = await self.store.head()
+        found = await read_lease(self.store, head)
+        if head is None or found is None or (found.instance, found.state) != (self.plan.me.instance, "held"):
+            return None
+        before = self._asked_for
+        clean = isinstance(before, Lease) and before.state == "released" and before.clean
+        return Claimed(head, Tenure(found), clean)
 
     async def _lease(self, head: Revision | None) -> Lease | None:
         try:
@@ -220,13 +308,17 @@ class Start:
         if not access.writable:
             return Unleased(access.detail or "the store doesn't let us write")
         least = origin.manifest.snapshot.epoch if origin.manifest else 0
-        taken = await claim(self.store, head, found, self.plan.me, least, self._waiting, self._progress.alive)
+        if found is None or found.instance != self.plan.me.instance:
+            self._asked_for = found
+        taken = await claim(self.store, head, found, self.plan.me, least, self._waiting, self._progress.waited)
         if isinstance(taken, Claimed):
+            if self.claimed is not None and self.claimed.tenure.epoch == taken.tenure.epoch:
+                taken = replace(taken, clean=self.claimed.clean)  # an earlier attempt took it, and knows
             self.claimed = taken
             self.state.epoch, self.state.lease = taken.tenure.epoch, "held"
         else:
             self.state.lease = "unleased"
-        self._progress.alive()
+        self._progress.reached(3)
         return taken
 
 
@@ -235,9 +327,13 @@ def classify(error: SidecarError) -> RestoreFailed:
     if isinstance(error, RestoreFailed):
         return error
     final = isinstance(error, Denied | NotFound)
-    failure = RestoreFailed(error.message, final=final, code=EX_REFUSED if final else EX_TEMPFAIL)
+    failure = RestoreFailed(error.message.rstrip("."), final=final, code=EX_REFUSED if final else EX_TEMPFAIL)
     failure.__cause__ = error
     return failure
+
+
+def said(error: SidecarError | TimeoutError) -> str:
+    return error.message.rstrip(".") if isinstance(error, SidecarError) else "the store gave no answer in time"
 
 
 def error_of(failure: RestoreFailed) -> Any:

@@ -158,9 +158,9 @@ def descendants(pid: int) -> list[int]:
     return out
 
 
-def tree(folder: Path) -> Mapping[str, object]:
+def tree(folder: Path) -> Mapping[str, tuple[object, ...]]:
     """What is in ``folder``, comparable: kind, mode, bytes, mtime of files, targets of links."""
-    out: dict[str, object] = {}
+    out: dict[str, tuple[object, ...]] = {}
     for at, folders, files in os.walk(os.fsencode(folder)):
         for name in (*folders, *files):
             path = os.path.join(at, name)
