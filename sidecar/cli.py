@@ -1,0 +1,275 @@
+"""Every command but ``run`` and ``agent``, which ``__main__`` hands on before this is imported.
+
+Only the parser is here; what a command does is in ``commands`` and imported when it is called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+import sidecar
+from sidecar import log
+from sidecar.errors import EX_FAILED, SidecarError
+
+EX_INTERRUPTED = 128 + signal.SIGINT
+EX_PIPE = 128 + signal.SIGPIPE
+
+REV = "a snapshot's id such as 7.113, a revision of the store or the beginning of one, or head"
+
+Fill = Callable[[argparse.ArgumentParser], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: ``call`` is ``module:function`` in ``sidecar.commands``; ``fill`` adds its arguments."""
+
+    name: str
+    usage: str
+    what: str
+    call: str
+    fill: Fill
+    more: str = ""
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _revision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", metavar="R", help=f"{REV}; the default is head")
+
+
+def _restore(parser: argparse.ArgumentParser) -> None:
+    _revision(parser)
+    parser.add_argument("--path", metavar="P", help="only what lies at or under P: /data/x, or data/x as in the store")
+    parser.add_argument("--to", metavar="DIR", help="lay it out as DIR/<root name>/… and touch nothing else")
+    parser.add_argument("--force", action="store_true", help="with --to: also into a folder that is not empty")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done")
+    _json(parser)
+
+
+def _snapshots(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", metavar="N", type=_positive, default=20, help="show the newest N (20)")
+    _json(parser)
+
+
+def _ls(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", metavar="REV|PATH", nargs="*", help=f"REV: {REV}. PATH: /data/x, or data/x")
+    _json(parser)
+
+
+def _cat(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="/data/x, or data/x as in the store")
+    _revision(parser)
+
+
+def _diff(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("old", metavar="REV", help=REV)
+    parser.add_argument("new", metavar="REV", nargs="?", help="the same; the default is head")
+    _json(parser)
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    _revision(parser)
+    parser.add_argument("--full", action="store_true", help="and every earlier snapshot that the store still has")
+    _json(parser)
+
+
+def _sync(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would change")
+    _json(parser)
+
+
+def _checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("roots", metavar="ROOT", nargs="*", help="names of the roots that must be good; all by default")
+    parser.add_argument("--timeout", metavar="T", default="30s", help="give up after T (30s, at most 2m)")
+    _json(parser)
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", nargs="?", help="of a sidecar elsewhere: https://OWNER-NAME.hf.space")
+    _json(parser)
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hub", action="store_true", help="keep it in a local Hub instead (needs the source tree)")
+
+
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "Look into the store (no lease, no lock; also beside a running agent)": (
+        Command("snapshots", "[--limit N]", "list the snapshots, newest first", "look:snapshots", _snapshots),
+        Command("ls", "[REV] [PATH]", "list what a snapshot holds", "look:ls", _ls),
+        Command("cat", "PATH [--revision R]", "write a file of a snapshot to stdout", "look:cat", _cat),
+        Command("diff", "REV [REV]", "what changed between two snapshots", "look:diff", _diff),
+        Command(
+            "verify",
+            "[--revision R] [--full]",
+            "read a snapshot back and compare all checksums",
+            "verify:verify",
+            _verify,
+            "A restore drill that touches no root. Exits with 1 where something is damaged, and names it on stdout.",
+        ),
+    ),
+    "Bring it back": (
+        Command(
+            "restore",
+            "[--path P] [--to DIR]",
+            "bring a snapshot back, whole or in part",
+            "bring:restore",
+            _restore,
+            "Into the roots it needs main and the agent stopped (else it exits with 75); files here that differ go to "
+            "conflicts/ in the state dir. With --to it works at any time.",
+        ),
+    ),
+    "Ask the running agent": (
+        Command(
+            "status",
+            "[URL]",
+            "how it is, for people; --json as /status serves it",
+            "ask:status",
+            _status,
+            "Without URL it asks the agent of this SIDECAR_STATE_DIR, then SIDECAR_PORT on this machine.",
+        ),
+        Command(
+            "checkpoint",
+            "[ROOT...]",
+            "make the present state durable; print the revision",
+            "ask:checkpoint",
+            _checkpoint,
+            "Exits with 0 only when all that there is now is durable; 75: try again; 1: not all could be captured.",
+        ),
+        Command(
+            "sync",
+            "[--dry-run]",
+            "one snapshot now, by the agent if there is one",
+            "ask:sync",
+            _sync,
+            "Without an agent it takes the lease, commits once and gives it back.",
+        ),
+    ),
+    "Set it up": (
+        Command("config", "", "every setting: its value, source and meaning; secrets masked", "config:config", _json),
+        Command("demo", "[--hub]", "the whole story on this machine, with no account", "demo:demo", _demo),
+    ),
+}
+COMMANDS = {command.name: command for group in GROUPS.values() for command in group}
+
+_RUN = (
+    ("run -- CMD...", "the whole life around CMD: restore, run, sync, last sync"),
+    ("agent", "the agent alone, for images that already have an init"),
+)
+_HEAD = """\
+usage: sidecar COMMAND [OPTION...]
+
+Keeps the files of a container that has no disk of its own: restores them before the app starts, syncs them
+while it runs, and saves the rest when it stops.
+"""
+_TAIL = """\
+Settings are environment variables: SIDECAR_PATHS says what is kept, SIDECAR_STORE where. `sidecar config` shows all.
+
+Examples:
+  SIDECAR_PATHS=/data SIDECAR_STORE=hf://datasets/me/app-state sidecar run -- python app.py
+  sidecar ls head /data/uploads
+  sidecar restore --revision 7.113 --path /data/app.db --to /tmp/old
+  sidecar checkpoint && echo 'all of it is durable'
+
+Exit codes: 0 done, 1 failed, 2 usage, 69 the store refuses, 75 try again later, 78 a setting is wrong;
+`run`: the command's own (128+n after signal n, 127 not found, 126 not executable).
+
+`sidecar COMMAND --help` says more. Data goes to stdout, words to stderr; --json wherever a program may read it.
+"""
+
+
+def overview() -> str:
+    """What ``sidecar --help`` prints."""
+    groups: dict[str, tuple[tuple[str, str], ...]] = {"Run your app": _RUN}
+    groups |= {title: tuple((f"{c.name} {c.usage}".strip(), c.what) for c in of) for title, of in GROUPS.items()}
+    lines = [_HEAD]
+    for title, rows in groups.items():
+        lines += [f"{title}:", *(f"  {left:<30} {what}" for left, what in rows), ""]
+    return "\n".join([*lines, _TAIL])
+
+
+class _Overview(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(overview(), end="")
+        parser.exit(0)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("sidecar", usage="sidecar COMMAND [OPTION...]", add_help=False, allow_abbrev=False)
+    top.add_argument("-h", "--help", nargs=0, action=_Overview)
+    top.add_argument("--version", action="version", version=f"sidecar {sidecar.__version__}")
+    known = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS.values():
+        text = f"{command.what[0].upper()}{command.what[1:]}. {command.more}".strip()
+        sub = known.add_parser(command.name, description=text, allow_abbrev=False)
+        command.fill(sub)
+    return top
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("a whole number from 1 on")
+    return number
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; exits with 2 and a hint where they can't be read."""
+    reader = parser()
+    word = next((w for w in argv if not w.startswith("-")), None)
+    if not argv or (word is not None and argv[0] == word and word not in COMMANDS):
+        import difflib
+
+        near = difflib.get_close_matches(word or "", [*COMMANDS, "run", "agent"], 1)
+        hint = f"did you mean `sidecar {near[0]}`?" if near else "`sidecar --help` lists the commands"
+        reader.error(f"there is no command {word!r}; {hint}" if word else f"no command was given; {hint}")
+    args = reader.parse_args(argv)
+    if args.command == "ls" and len(args.names) > 2:
+        reader.error("ls takes a snapshot and a path, no more")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Words go to stderr, data to stdout; no traceback for a user's mistake."""
+    log.setup()
+    args = parse(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        code = _call(args)
+        sys.stdout.flush()
+        return code
+    except SidecarError as error:
+        log.error(error.message)
+        return error.exit_code
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return EX_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; the interpreter's own flush must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_PIPE
+    except OSError as error:
+        log.error(f"{error.strerror or error}{f': {error.filename!r}' if error.filename else ''}")
+        return EX_FAILED
+
+
+def _call(args: argparse.Namespace) -> int:
+    module, function = COMMANDS[args.command].call.split(":")
+    run: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(f"sidecar.commands.{module}"), function)
+    return run(args)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)

@@ -1,0 +1,175 @@
+"""What a command that only looks needs: the store, a snapshot by name, a copy of the local index.
+
+No lease, no lock and no check of identity: all of it works beside a running agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+from urllib.parse import quote
+
+from sidecar import log
+from sidecar.commands import words
+from sidecar.errors import ManifestError, SidecarError, UsageError
+from sidecar.recovery.restore import entry_path, read_manifest
+from sidecar.roots import Root
+from sidecar.settings import Settings, load
+from sidecar.snapshot.index import Index
+from sidecar.snapshot.manifest import Manifest, SnapshotId, snapshot_in
+from sidecar.stores.base import Commit, Corrupt, Denied, NotFound, Revision, Store
+from sidecar.stores.opening import open_store
+
+T = TypeVar("T")
+
+SOME, ALL = 200, 100_000
+"""Commits of a history that are asked for at first, and when those don't tell."""
+
+SHORTEST = 4
+"""Letters of a revision that are taken for its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A snapshot, and the revision that it was read at."""
+
+    revision: Revision
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return str(self.manifest.snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """The store that the settings name; ``scratch`` is an empty folder that goes when the command ends."""
+
+    settings: Settings
+    store: Store
+    scratch: Path
+
+    async def find(self, wanted: str | None = None) -> Found:
+        """The snapshot ``wanted``: an id such as 7.113, a revision or its beginning, or ``head`` (as None is).
+
+        Raises NotFound, UsageError for a beginning that fits several, SidecarError for a damaged one.
+        """
+        revision = await self.revision(wanted or "head")
+        try:
+            manifest = await read_manifest(self.store, revision, self.scratch)
+        except (ManifestError, Corrupt) as error:
+            raise SidecarError(
+                f"the snapshot at revision {revision[:12]} can't be read: {error.message}. "
+                "`sidecar snapshots` lists others; --revision takes one"
+            ) from error
+        if manifest is None:
+            raise NotFound(f"{self.store.url} has no snapshot at revision {revision[:12]}{self.hint}")
+        return Found(revision, manifest)
+
+    async def revision(self, wanted: str) -> Revision:
+        if wanted == "head":
+            head = await self.store.head()
+            if head is None:
+                raise NotFound(f"nothing was ever kept in {self.store.url}{self.hint}")
+            return head
+        history = await self.store.history(SOME)
+        found = choose(wanted, history)
+        # What is further back counts only where the newest don't settle it.
+        if len(history) == SOME and (found is None or (not is_id(wanted) and len(wanted) < 7)):
+            found = choose(wanted, await self.store.history(ALL))
+        if found is not None:
+            return found
+        if len(wanted) >= 40 and all(c in "0123456789abcdef" for c in wanted):
+            return wanted  # of another branch, perhaps: the store will tell
+        raise NotFound(f"{self.store.url} has no snapshot {wanted!r}; `sidecar snapshots` lists those that it has")
+
+    @property
+    def hint(self) -> str:
+        return "" if self.settings.store.persistent else " (SIDECAR_STORE is not set: set it to where they are kept)"
+
+    def path(self, text: str, manifest: Manifest) -> str:
+        """What a person's path, local and absolute or a snapshot's own, is called in ``manifest``."""
+        if text.startswith("/"):
+            text = os.path.normpath(text)
+        where = [*self.settings.roots, *(Root(r.name, r.path) for r in manifest.roots if r.path)]
+        return entry_path(text, where)
+
+
+def choose(wanted: str, history: Sequence[Commit]) -> Revision | None:
+    """The newest commit that carries the snapshot ``wanted``, or the one whose revision starts so."""
+    if is_id(wanted):
+        return next((c.revision for c in history if snapshot_in(c.title) == wanted), None)
+    fitting = [c.revision for c in history if c.revision.startswith(wanted)] if len(wanted) >= SHORTEST else []
+    if len(fitting) > 1 and wanted not in fitting:
+        raise UsageError(f"{wanted!r} is the beginning of {len(fitting)} revisions: write more of it")
+    return (wanted if wanted in fitting else fitting[0]) if fitting else None
+
+
+def is_id(text: str) -> bool:
+    try:
+        SnapshotId.parse(text)
+    except ManifestError:
+        return False
+    return True
+
+
+def nothing_at(path: str, found: Found) -> SidecarError:
+    return SidecarError(
+        f"snapshot {found.id} has nothing at {words.name(path)!r}; `sidecar ls {found.id}` shows what it has"
+    )
+
+
+def reading(work: Callable[[Reader], Awaitable[T]], *, need_paths: bool = False) -> T:
+    """Run ``work`` on the store that the environment names. Raises SidecarErrors."""
+    settings = load(os.environ, need_paths=need_paths, reject_unknown=False)
+    log.setup(settings.log, settings.log_level)
+
+    async def run() -> T:
+        store = open_store(settings)
+        try:
+            with TemporaryDirectory(prefix="sidecar-") as folder:
+                reader = Reader(settings, store, Path(folder))
+                try:
+                    return await work(reader)
+                except (NotFound, Denied) as error:
+                    if reader.hint in error.message:
+                        raise
+                    raise type(error)(f"{error.message.rstrip('.')}{reader.hint}") from error
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def index_copy(settings: Settings, scratch: Path) -> Index | None:
+    """What this disk was last known to hold, as a copy: the original may be a running agent's. Blocks.
+
+    None where there is none, where it can't be read, or where it is of another store.
+    """
+    path = Path(settings.state_dir) / "index.db"
+    if not path.exists():
+        return None
+    copy = scratch / "index.db"
+    try:
+        # Not by Index: that would set a file aside that it can't open, under an agent that uses it.
+        with (
+            closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=rw", uri=True, timeout=5)) as source,
+            closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+        index = Index(copy)
+        known = index.known()
+    except sqlite3.Error as error:
+        log.warning(f"the local index {str(path)!r} can't be read ({error}): what changed here can't be told from it")
+        return None
+    if known is None or known.store != settings.store.url:
+        index.close()
+        return None
+    return index
