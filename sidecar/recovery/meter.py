@@ -22,7 +22,11 @@ class Stopped(Exception):
 
 
 class Meter:
-    """Counts for one restore. ``progress`` is written, and ``alive`` called, on the loop's thread only."""
+    """Counts for one restore. ``progress`` is written, and ``alive`` called, on the loop's thread only.
+
+    ``alive`` is called for what moves, not for what an attempt merely repeats: a store that refuses must run into
+    the restore timeout, however often it is tried.
+    """
 
     def __init__(self, progress: RestoreProgress, alive: Callable[[], None] | None) -> None:
         self._progress, self._alive = progress, alive
@@ -30,6 +34,7 @@ class Meter:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._due = False  # a refresh is on its way to the loop
+        self._moved = False  # since the last one
         self._last = 0.0
         self._total = (0, 0)
         self._done = [0, 0]
@@ -44,7 +49,6 @@ class Meter:
         with self._lock:
             self._done[0] += files
             self._done[1] += size
-        self._refresh()
 
     @contextmanager
     def flight(self) -> Iterator[Callable[[int], None]]:
@@ -65,11 +69,12 @@ class Meter:
                 self._flying -= mine
 
     def tick(self) -> None:
-        """Say that work goes on. Raises Stopped where it needn't."""
+        """Say that something moved: bytes came, were hashed or put in place. Raises Stopped where it needn't."""
         if self._stop.is_set():
             raise Stopped
+        self._moved = True
         now = time.monotonic()
-        if now - self._last >= TICK_S:
+        if now - self._last >= TICK_S:  # waking the loop for each of ten thousand files would cost more than they do
             self._last = now
             self._refresh()
 
@@ -86,13 +91,14 @@ class Meter:
     def _show(self) -> None:
         with self._lock:
             self._due = False
+            moved, self._moved = self._moved, False
             files, size = self._done
             total_files, total = self._total
             size = min(size + self._flying, total)
         shown = self._progress
         shown.files_done, shown.files_total = files, total_files
         shown.bytes_done, shown.bytes_total = size, total
-        if self._alive is not None:
+        if moved and self._alive is not None:
             self._alive()
 
     def stop(self) -> None:
@@ -119,11 +125,8 @@ class Meter:
                     self._stop.set()
             except Exception:
                 break
+        self._show()
         if cancelled:
             task.exception()
             raise asyncio.CancelledError
         return task.result()
-
-    def show(self) -> None:
-        """Bring ``progress`` up to date now; on the loop's thread."""
-        self._show()

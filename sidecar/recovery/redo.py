@@ -56,7 +56,6 @@ def apply(journal: Journal, tick: Tick) -> Applied:
     with ExitStack() as stack:
         run = _Run(journal, stack, tick)
         for op in journal.ops:
-            tick()
             try:
                 run.one(op)
             except OSError as error:
@@ -142,6 +141,7 @@ class _Run:
             if error.errno not in _NO_RENAME:
                 raise
             self._in_place(op, staging, tree)
+        self.tick()
         self._stat(op, tree)
 
     def _in_place(self, op: Op, staging: Tree, tree: Tree) -> None:

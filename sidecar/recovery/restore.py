@@ -22,6 +22,7 @@ from sidecar.recovery.reading import read_manifest
 from sidecar.recovery.redo import Applied, Journal, apply, clear, seal_tops
 from sidecar.recovery.staging import fetch
 from sidecar.recovery.survey import RowOf, places, survey, whole
+from sidecar.recovery.tree import forget_digests
 from sidecar.recovery.trouble import Damaged, failed
 from sidecar.roots import Root
 from sidecar.snapshot.exclude import STAGING_PREFIX
@@ -100,7 +101,7 @@ async def restore(
 
     Finishes an open journal first. Where the index knows this very snapshot, local changes are newer and
     stay. Else what differs locally and isn't as the index says is moved to ``<state_dir>/conflicts/<time>/``.
-    ``alive`` is called, on the loop, whenever it moves. Raises RestoreFailed (Damaged among it),
+    ``alive`` is called, on the loop, when something moves. Raises RestoreFailed (Damaged among it),
     ManifestError and what the store raises; the next call doesn't fetch again what was verified by then.
     """
     meter = Meter(progress, alive)
@@ -196,7 +197,9 @@ def preview(manifest: Manifest, roots: Sequence[Root], index: Index | None, only
     _require(manifest, only, [p.root for p in where])
     known = index is not None and index.known() is not None
     row_of: RowOf = index.get if index is not None and known else lambda _: None
-    return summary(survey(manifest, where, row_of, "bring", only=only, tick=lambda: None))
+    steps = survey(manifest, where, row_of, "bring", only=only, tick=lambda: None)
+    forget_digests()
+    return summary(steps)
 
 
 def confirm_local(manifest: Manifest, roots: Sequence[Root], index: Index, store_id: str, revision: str) -> None:
@@ -210,6 +213,7 @@ def confirm_local(manifest: Manifest, roots: Sequence[Root], index: Index, store
     steps = survey(manifest, where, lambda _: None, "confirm", tick=lambda: None)
     # A file that was written a moment ago may change again within its timestamp.
     stats = {s.entry.path: s.stat for s in steps if s.stat is not None and s.stat.ctime_ns < now - 2_000_000_000}
+    forget_digests()
     index.replace(Known(store_id, manifest.snapshot, revision), manifest, stats)
 
 
@@ -292,9 +296,7 @@ async def _bring(job: _Job, meter: Meter) -> Restored:
     plan = await meter.work(_look, job, meter)
     ready = await meter.work(prepare, plan, job.manifest, job.state_dir, meter)
     await fetch(job.store, job.revision, job.manifest, ready.wants, meter)
-    result = await meter.to_the_end(_put, job, replace(plan, places=ready.places), ready, meter)
-    meter.show()
-    return result
+    return await meter.to_the_end(_put, job, replace(plan, places=ready.places), ready, meter)
 
 
 def _put(job: _Job, plan: Plan, ready: Ready, meter: Meter) -> Restored:
@@ -325,6 +327,7 @@ def _put(job: _Job, plan: Plan, ready: Ready, meter: Meter) -> Restored:
     for place in plan.places:
         clear(place)
     seal_tops(log)
+    forget_digests()
     return _restored(plan, applied, folder, aside)
 
 

@@ -213,6 +213,7 @@ class _Fetcher:
         os.chmod(path, 0o600)
         os.replace(path, want.staging / entry.sha256)
         self.meter.done(want.uses, want.uses * entry.size)
+        self.meter.tick()
         return True
 
     async def _give_up(self, path: str, error: StoreError | None) -> None:
@@ -260,7 +261,6 @@ class _Fetcher:
         left = dict(wants)
         try:
             for path, member in bundle.read(file, frame, {p: w.entry for p, w in wants.items()}, box):
-                self.meter.tick()
                 want = left.pop(path, None)
                 if want is not None and not self._keep(member, want):
                     raise Damaged(path, snapshot, "its bundle holds other bytes than were committed")

@@ -96,7 +96,6 @@ class _Looker:
         self.closed: tuple[str, Step] | None = None
 
     def step(self, entry: Entry, implied: bool, n: int, place: Place, tree: Tree | None) -> Step:
-        self.tick()
         rel = place.rel(entry.path)
         if self.closed is not None and entry.path.startswith(self.closed[0]):
             above = self.closed[1]

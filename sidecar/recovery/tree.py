@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import stat as st
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -206,14 +207,34 @@ def _owner(found: os.stat_result, uid: int, gid: int) -> tuple[int, int]:
     )
 
 
+_digests: dict[Stat, str] = {}
+_MOST = 100_000
+_SETTLED_NS = 2_000_000_000
+
+
 def digest(fd: int, tick: Tick) -> str:
-    """The sha256 (hex) of the file behind ``fd``, from its start."""
+    """The sha256 (hex) of the file behind ``fd``, from its start.
+
+    Remembered for a file that nothing has changed since, so that an attempt after a failed one doesn't read a
+    disk again, nor count that as progress.
+    """
+    before = Stat.of(os.fstat(fd))
+    if (known := _digests.get(before)) is not None:
+        return known
+    settled = time.time_ns() - before.ctime_ns > _SETTLED_NS  # else a change might not show in the times
     total, offset = sha256(), 0
     while piece := os.pread(fd, PIECE, offset):
         total.update(piece)
         offset += len(piece)
         tick()
+    if settled and len(_digests) < _MOST and Stat.of(os.fstat(fd)) == before:
+        _digests[before] = total.hexdigest()
     return total.hexdigest()
+
+
+def forget_digests() -> None:
+    """The restore is over: what it remembered of files is only memory."""
+    _digests.clear()
 
 
 def steady_digest(tree: Tree, rel: str, tick: Tick) -> str:

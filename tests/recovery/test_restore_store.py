@@ -324,6 +324,7 @@ def test_format_of_a_newer_version_is_said_at_once(world: World) -> None:
 def test_progress_moves_and_is_told_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.recovery.staging.BATCH_FILES", 2)
     monkeypatch.setattr("sidecar.recovery.staging.PARALLEL", 1)
+    monkeypatch.setattr("sidecar.recovery.meter.TICK_S", 0)
     files = {f"f{n}": str(n) * 1000 for n in range(10)}
     revision, manifest = lost_disk(world, files)
     seen: list[tuple[int, int, int, int]] = []
@@ -337,6 +338,24 @@ def test_progress_moves_and_is_told_of(world: World, monkeypatch: pytest.MonkeyP
     assert len({s[0] for s in seen}) >= 4, "more than nothing and all"
     assert [s[0] for s in seen] == sorted(s[0] for s in seen)
     assert all(s[2] <= s[3] for s in seen)
+
+
+def test_attempts_that_bring_nothing_are_no_progress(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a store that refuses would never run into the restore timeout."""
+    monkeypatch.setattr("sidecar.recovery.meter.TICK_S", 0)
+    monkeypatch.setattr("sidecar.recovery.tree._SETTLED_NS", 0)
+    revision, manifest = lost_disk(world, {**THREE, "mine": "unchanged"})
+    fill(world.root, {"mine": "unchanged"})
+    wrap = wrapping(Raising, [], error=Denied("no"), times=99, partly=("data/a",))
+    moved: list[int] = []
+    for _ in range(4):
+        before = len(moved)
+        with pytest.raises(Denied):
+            world.restore(revision, manifest, wrap=wrap, alive=lambda: moved.append(1))
+        wrap = wrapping(Raising, [], error=Denied("no"), times=99)
+    assert before > 0, "the first attempts brought something, or read it for the first time"
+    assert len(moved) == before, "the last one did neither"
+    assert world.progress.files_done == 2
 
 
 def test_cancelled_while_it_fetches_it_ends_at_once_and_goes_on_later(world: World) -> None:
