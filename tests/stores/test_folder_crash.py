@@ -204,6 +204,49 @@ def test_killed_before_each_step_it_is_all_or_nothing(root: Path, tmp_path: Path
         assert outcomes[1, False], "landed, and died before it could say so"
 
 
+def test_whatever_a_ref_names_is_on_the_disk_before_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power loss can't be staged here, so this looks at the order of syncs and renames, which is what it tests."""
+    events: list[tuple[str, Path, Path]] = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def seen_fsync(fd: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+        events.append(("sync", path, path))
+
+    def seen_rename(self: Path, target: Path) -> Path:
+        events.append(("rename", self, target))
+        return rename(self, target)
+
+    def seen_replace(self: Path, target: Path) -> Path:
+        events.append(("rename", self, target))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(Path, "rename", seen_rename)
+    monkeypatch.setattr(Path, "replace", seen_replace)
+    before = on_disk(root)
+    put(root, {f"r/{n}": os.urandom(100) for n in range(5)}, title="1")
+    new = {root / kind / oid[:2] / oid[2:] for kind, oid in on_disk(root) - before}
+    assert len(new) == 5 + 1 + 1
+
+    def when(what: str, path: Path, *, to: bool = False, last: bool = False) -> int:
+        found = [
+            i for i, (event, source, target) in enumerate(events) if (event, target if to else source) == (what, path)
+        ]
+        assert found, (what, path)
+        return found[-1 if last else 0]
+
+    pointed = when("rename", root / "refs/main", to=True)
+    for path in new:
+        named = when("rename", path, to=True)
+        assert when("sync", events[named][1]) < named, "a name before its bytes"
+        assert named < when("sync", path.parent, last=True) < pointed, "a ref before the names that it needs"
+        if path.parent.stat().st_nlink == 2 and len(list(path.parent.iterdir())) == 1:
+            assert when("sync", path.parent.parent, last=True) < pointed, "the folder was new"
+    assert when("sync", root / "tmp/locked-ref") < pointed < when("sync", root / "refs", last=True)
+
+
 def test_killed_while_it_makes_the_store_the_next_one_makes_it(tmp_path: Path) -> None:
     async def scenario(s: Store) -> None:
         access = await s.check(create=True)
