@@ -55,6 +55,7 @@ class SyncState:
     lag_s: float | None = None  # of the last durable sync: first change to durable
     error: str | None = None
     error_since: float | None = None
+    error_code: str = ""  # which kind of error, by the engine's own codes; "" where the store can't be reached
     denied: bool = False
     unsettled: int = 0
     stale: int = 0

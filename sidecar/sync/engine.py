@@ -322,7 +322,7 @@ class Engine:
         sync = self.state.sync
         if sync.error:
             log.info(f"durable again after {time.time() - (sync.error_since or time.time()):.0f} s: {sync.snapshot}")
-        sync.error, sync.error_since, sync.denied = None, None, False
+        sync.error, sync.error_since, sync.error_code, sync.denied = None, None, "", False
         self._failures, self._not_before = 0, 0.0
         sync.pending = self._hints.waiting() + self._waiting()
         sync.pending_since_mono = None if not sync.pending else (self._first or time.monotonic())
@@ -340,7 +340,7 @@ class Engine:
         sync.pending = max(self._hints.waiting() + self._waiting(), 1)
         sync.pending_since_mono = sync.pending_since_mono or self._first
         new = sync.error is None
-        sync.error, sync.denied = result.error, result.code == "denied"
+        sync.error, sync.error_code, sync.denied = result.error, result.code, result.code == "denied"
         sync.error_since = sync.error_since or time.time()
         if new:
             since = time.strftime("%H:%M", time.localtime(sync.error_since))

@@ -67,9 +67,7 @@ class Verbs(Protocol):
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build(
-    state: State, verbs: Verbs, *, prefix: str | None, api_token: str | None, upstream: bool
-) -> Starlette:
+def build(state: State, verbs: Verbs, *, prefix: str | None, api_token: str | None, upstream: bool) -> Starlette:
     """The web app over ``state``.
 
     ``prefix`` (a path, or nothing) stands before every path; ``/_sidecar/…`` answers besides. ``upstream``
@@ -121,9 +119,7 @@ class _Own:
 
     async def readyz(self, request: Request) -> Response:
         waits_for = readiness(self._state, self._upstream)
-        return _answer(
-            200 if waits_for is None else 503, {"ready": waits_for is None, "waits_for": waits_for}
-        )
+        return _answer(200 if waits_for is None else 503, {"ready": waits_for is None, "waits_for": waits_for})
 
     async def heartbeat(self, request: Request) -> Response:
         state = self._state
@@ -165,9 +161,7 @@ class _Own:
     async def no_such(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 404:
-            return _error(
-                404, "not-found", f"no such path; this is the sidecar, which has {', '.join(self.paths)}"
-            )
+            return _error(404, "not-found", f"no such path; this is the sidecar, which has {', '.join(self.paths)}")
         if error.status_code == 405:
             allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
             return _error(405, "method", f"use {allow}", headers={"allow": allow})

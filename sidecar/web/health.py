@@ -36,6 +36,8 @@ WARN = {
     "not-durable": "Changes wait, and nothing has become durable for too long.",
     "store-out-of-reach": "The store can't be reached; what changed since is on this disk only.",
     "store-denied": "The store refuses access; what changed since is on this disk only.",
+    "disk-full": "Changes could not be staged for want of disk space; they are on this disk only.",
+    "sync-failed": "The last sync failed; what changed since is on this disk only.",
     "unleased": "Started without the lease: nothing is written to the store.",
     "fenced": "A newer instance has taken over: this one no longer writes to the main line.",
     "not-persisted": "No store outlives this machine: everything is lost with it.",
@@ -45,8 +47,22 @@ WARN = {
     "verify-failed": "A check of the restored files failed.",
     "keepalive-overdue": "No ping came from outside for too long: the Space may fall asleep.",
 }
-SENTENCES = FAIL | WARN
-"""Every code that is found here, with a sentence that names no file."""
+NOTED = {
+    "blocked": "Some restored entries could not be put in place.",
+    "cold-start": "The store was empty: started with nothing to restore, and nothing is durable yet.",
+    "damaged-head": "The newest snapshot is damaged; it is kept apart, an older one is in use.",
+    "held-deletion": "Much was deleted at once: the store keeps it until that is confirmed.",
+    "orphan": "Recovery failed: what the main program writes is kept on a branch of its own.",
+    "port-unavailable": "The port could not be had: nothing answers there.",
+    "root-unwritable": "A root can't be written by this user.",
+    "socket-unavailable": "Our own commands can't reach this agent.",
+    "undeclared-root": "The snapshot holds a root that SIDECAR_PATHS doesn't name.",
+    "unsupported": "A setting has no effect in this version.",
+}
+"""What other rooms note, for readers who may not see their own sentences: those could name a file."""
+SENTENCES = NOTED | WARN | FAIL
+"""Every code with a sentence that names no file."""
+_SYNC_CODES = {"no-room": "disk-full", "failed": "sync-failed", "fenced": "fenced", "denied": "store-denied"}
 
 
 def judge(state: State, now_mono: float) -> tuple[Verdict, list[str]]:
@@ -75,9 +91,7 @@ def readiness(state: State, upstream: bool) -> str | None:
     if not state.recovered:
         return "recovery is not done"
     if state.main_state != "running":
-        return (
-            "the main program has ended" if state.main_state == "exited" else "the main program isn't started"
-        )
+        return "the main program has ended" if state.main_state == "exited" else "the main program isn't started"
     if upstream and state.upstream_seen is False:
         return "the main program has not accepted a connection yet"
     return None
@@ -99,6 +113,13 @@ def keepalive(state: State, now_mono: float) -> Keepalive:
     if now_mono - last > every * KEEPALIVE_SLACK:
         return "overdue"
     return "unknown" if seen.last_mono is None else "ok"
+
+
+def sync_code(state: State) -> str | None:
+    """The code of what keeps changes from being durable, None where nothing does."""
+    if state.sync.denied:
+        return "store-denied"
+    return None if state.sync.error is None else _SYNC_CODES.get(state.sync.error_code, "store-out-of-reach")
 
 
 def rfc3339(at: float | None) -> str | None:
@@ -131,10 +152,12 @@ def _warning(state: State, now: float) -> list[str]:
     trouble = sync.trouble_since_mono is not None and now - sync.trouble_since_mono > TROUBLE_S
     found = {
         "not-durable": _not_durable(state, now),
-        "store-denied": sync.denied,
-        "store-out-of-reach": sync.error is not None and not sync.denied,
+        **{
+            code: sync_code(state) == code
+            for code in ("store-out-of-reach", "store-denied", "disk-full", "sync-failed")
+        },
         "unleased": state.lease == "unleased",
-        "fenced": state.lease == "fenced",
+        "fenced": state.lease == "fenced" or sync_code(state) == "fenced",
         "not-persisted": not state.persistent,
         "stale-entries": trouble and sync.stale > 0,
         "unsettled-entries": trouble and sync.unsettled > 0,

@@ -7,7 +7,7 @@ from typing import Any
 
 from sidecar.masking import mask
 from sidecar.state import Phase, State
-from sidecar.web.health import SENTENCES, judge, keepalive, lag_s, rfc3339
+from sidecar.web.health import SENTENCES, judge, keepalive, lag_s, rfc3339, sync_code
 
 PHASES: dict[Phase, str] = {
     "starting": "The agent starts.",
@@ -28,11 +28,10 @@ _HIDDEN = "Details: in the log, by `sidecar status`, or with the API token."
 _HTTP_STATUS = re.compile(r"\b(?:answers|answered|HTTP|status)\s+([45][0-9]{2})\b")
 _PLAIN_KEY = re.compile(r"[a-z][a-z0-9_]{0,40}")
 # Strings of a recovery record that are the agent's own words, never part of a path or of an error.
-_PLAIN_STRINGS = (
-    {"at", "started", "ended", "finished", "time", "instance", "previous", "space", "holder", "snapshot"}
-    | {"revision", "parent", "base", "phase", "step", "state", "outcome", "status", "mode"}
-    | {"start", "end", "kind", "lease", "code"}
-)
+_PLAIN_STRINGS = {
+    "at", "started", "ended", "instance", "previous", "space", "holder", "snapshot", "revision", "parent", "base",
+    "phase", "step", "state", "outcome", "result", "status", "mode", "kind", "lease", "code",
+}  # fmt: skip
 
 
 def status(state: State, now_mono: float, *, names: bool) -> dict[str, Any]:
@@ -115,25 +114,20 @@ def _poller(state: State, now_mono: float) -> dict[str, Any]:
         "overdue": "the pings from outside have stopped",
         "unknown": "no ping from outside was seen yet",
     }[seen]
-    fix = (
-        "let a scheduler outside call /health of this Space every 45 minutes: `sidecar fleet n8n` prints one"
-    )
+    fix = "let a scheduler outside call /health of this Space every 45 minutes: `sidecar fleet n8n` prints one"
     return _line("poller-seen", ok, detail, fix)
 
 
 def _persistence(state: State) -> dict[str, Any]:
     item = "remote-persistence"
     if not state.persistent:
-        fix = (
-            "add the secret HF_TOKEN (write access), or set SIDECAR_STORE to a store elsewhere; then restart"
-        )
+        fix = "add the secret HF_TOKEN (write access), or set SIDECAR_STORE to a store elsewhere; then restart"
         return _line(item, False, "the store is on this machine and is lost with it", fix)
-    if state.sync.denied:
-        fix = "give HF_TOKEN write access to the store, then restart"
-        return _line(item, False, "the store refuses access", fix)
-    if state.sync.error is not None:
+    code = sync_code(state)
+    if code is not None:
+        denied = "give HF_TOKEN write access to the store, then restart"
         return _line(
-            item, False, "the store can't be reached", "wait: it is tried again; the log says what fails"
+            item, False, SENTENCES[code], denied if code == "store-denied" else "see the log; it is tried again"
         )
     if state.sync.last_durable is None:
         return _line(item, None, "nothing was saved by this instance yet", "wait for the first sync")
@@ -155,9 +149,7 @@ def _restore(state: State) -> dict[str, Any]:
 def _observable(state: State) -> dict[str, Any]:
     if state.recovery is None:
         return _line("observable-recovery", None, "no recovery record yet", "wait for recovery to end")
-    return _line(
-        "observable-recovery", True, "the recovery record is in /status, the log and the store", None
-    )
+    return _line("observable-recovery", True, "the recovery record is in /status, the log and the store", None)
 
 
 def _sync(state: State, now_mono: float, names: bool) -> dict[str, Any]:
@@ -186,7 +178,7 @@ def _error(state: State, names: bool) -> str | None:
     if error is None or names:
         return error
     answer = _HTTP_STATUS.search(error)
-    said = SENTENCES["store-denied" if state.sync.denied else "store-out-of-reach"]
+    said = SENTENCES[sync_code(state) or "store-out-of-reach"]
     return f"{said}{f' It answers {answer[1]}.' if answer else ''} {_HIDDEN}"
 
 

@@ -64,7 +64,7 @@ def test_what_comes_from_outside_is_text_wherever_it_stands():
     assert any(HOSTILE in piece for piece in read.text), "shown as it is"
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)  # a busy machine is no finding
 @given(st.text(st.sampled_from("<>\"'&/= ainoscript!-[]\x00\n\udc80é")), st.booleans())
 def test_no_text_becomes_an_element(text, names):
     read = hostile(text, names)

@@ -130,9 +130,7 @@ def oks(state: State) -> dict[str, bool | None]:
 
 
 def test_the_checklist_of_a_healthy_agent_is_all_true():
-    state = well(
-        keepalive=Keepalive(last_mono=NOW - 5), recovery={"at": "x"}, sync=SyncState(last_durable=1.0)
-    )
+    state = well(keepalive=Keepalive(last_mono=NOW - 5), recovery={"at": "x"}, sync=SyncState(last_durable=1.0))
     assert set(oks(state).values()) == {True}
 
 
@@ -148,9 +146,7 @@ def test_the_checklist_says_what_it_can_not_know_yet():
 
 
 def test_the_checklist_says_what_is_wrong():
-    bad = oks(
-        well(persistent=False, mode="orphan", keepalive=Keepalive(last_mono=NOW - 90_000), recovery={"at": "x"})
-    )
+    bad = oks(well(persistent=False, mode="orphan", keepalive=Keepalive(last_mono=NOW - 90_000), recovery={"at": "x"}))
     assert bad["poller-seen"] is bad["remote-persistence"] is bad["restore-on-restart"] is False
     assert oks(well(sync=SyncState(error="x", last_durable=1.0)))["remote-persistence"] is False
     assert oks(well(sync=SyncState(denied=True, last_durable=1.0)))["remote-persistence"] is False

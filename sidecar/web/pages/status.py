@@ -129,8 +129,7 @@ def _checklist(lines: list[dict[str, Any]]) -> str:
         css, mark = _MARKS[line["ok"]]
         fix = f"<br><small>{_text(line['fix'])}</small>" if line["fix"] else ""
         rows.append(
-            f'<tr><th>{_text(line["item"])}</th><td class="{css}">{mark}</td>'
-            f"<td>{_text(line['detail'])}{fix}</td></tr>"
+            f'<tr><th>{_text(line["item"])}</th><td class="{css}">{mark}</td><td>{_text(line["detail"])}{fix}</td></tr>'
         )
     return f"<h2>Checklist</h2><table>{''.join(rows)}</table>"
 
