@@ -451,7 +451,7 @@ def test_reading_goes_on_beside_a_writer_that_prunes(tmp_path: Path) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        for n in range(6):
+        for n in range(4):
             found = read(root, tmp_path / f"into-{n}")
             assert len(found) == 300
             assert len({found[f"r/{i}"][:4] for i in range(0, 300, 30)}) == 1, "half of a commit"

@@ -188,7 +188,7 @@ def test_killed_before_each_step_it_is_all_or_nothing(root: Path, tmp_path: Path
             assert after == 1 or what != "commit" or not said, "acknowledged and lost"
             assert after == 0 or what == "commit"
             outcomes[after, bool(said)] = outcomes.get((after, bool(said)), 0) + 1
-            if step % 3 == 0:
+            if step % 6 == 0:
                 clean(copy, pruned=what != "compact")
                 run(copy, lambda s: s.compact(), grace=0)
                 assert on_disk(copy) == needed(copy)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.stores import pathtree
@@ -65,6 +65,7 @@ paths = st.one_of(
 changes = st.dictionaries(paths, st.one_of(st.none(), st.integers(0, 3)), max_size=40)
 
 
+@settings(deadline=None, max_examples=60)  # a busy machine is no finding
 @given(st.lists(changes, max_size=8))
 def test_a_tree_holds_what_a_dict_would(rounds: list[dict[str, int | None]]) -> None:
     nodes, model = Memory(), dict[str, Entry]()
