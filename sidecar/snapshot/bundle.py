@@ -132,7 +132,7 @@ def read(bundle: BinaryIO, frame: Frame, wanted: dict[str, Entry], into: Path) -
                         while piece := data.read(1 << 20):
                             out.write(piece)
                     yield info.name, target
-    except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
+    except (tarfile.TarError, zstandard.ZstdError, EOFError, ValueError) as error:
         raise ManifestError(f"bundle {frame.bundle[:12]}… can't be read at {frame.offset}: {error}") from None
 
 

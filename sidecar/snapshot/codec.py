@@ -37,7 +37,10 @@ def encode(manifest: Manifest) -> bytes:
         "at": round(manifest.at, 3),
         "instance": manifest.instance,
         "version": manifest.version,
-        "roots": [_named({"kind": r.kind, "layout": r.layout, "at": r.path}, "name", r.name) for r in manifest.roots],
+        "roots": [
+            _named({"kind": r.kind, "layout": r.layout, **_named({}, "at", r.path)}, "name", r.name)
+            for r in manifest.roots
+        ],
         "entries": [_entry(manifest.entries[p]) for p in sorted(manifest.entries)],
         "shards": [],
         "bundles": dict(sorted(manifest.bundles.items())),
@@ -88,7 +91,7 @@ def decode(raw: bytes) -> Manifest:
             f"the manifest has format {form!r}; this version reads {FORMAT}. Update space-sidecar",
             damage=False,
         )
-    unknown = [r for r in _list(document, "requires") if r not in KNOWN_REQUIREMENTS]
+    unknown = [r for r in _list(document, "requires") if not isinstance(r, str) or r not in KNOWN_REQUIREMENTS]
     if document.get("shards"):
         unknown.append("shards")
     if unknown:
@@ -177,10 +180,11 @@ def _root(item: Any) -> RootRecord:
     check_path(name)
     if name.startswith(".") or name == "README.md":
         raise ManifestError(f"{name!r} can't be the name of a root")
-    kind = item.get("kind", "dir")
+    kind: Any = item.get("kind", "dir")
     if kind not in ("dir", "file", "absent"):
         raise ManifestError(f"root {name!r} has the unknown kind {kind!r}")
-    return RootRecord(name, str(item.get("at", "")), kind, str(item.get("layout", "auto")))
+    at = _name(item, "at") if "at" in item or "at_b64" in item else ""
+    return RootRecord(name, at, kind, str(item.get("layout", "auto")))
 
 
 def _whole(value: Any, most: int = 1 << 62) -> bool:
@@ -223,7 +227,7 @@ def _read_entry(item: Any, names: list[str], bundles: Mapping[str, int]) -> Entr
 
 def _frame(path: str, item: dict[str, Any], bundles: Mapping[str, int]) -> Frame:
     bundle, where = item["bundle"], item.get("frame")
-    if bundle not in bundles:
+    if not isinstance(bundle, str) or bundle not in bundles:
         raise ManifestError(f"{path!r} is in a bundle that the manifest doesn't list")
     if not isinstance(where, list) or len(where) != 2 or not all(_whole(n) for n in where):
         raise ManifestError(f"{path!r} has a malformed place in its bundle")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sidecar.errors import SidecarError
 from sidecar.snapshot.manifest import Entry, Frame, Manifest, RootRecord, SnapshotId
 
 SCHEMA = 1
@@ -96,6 +97,12 @@ def _unpack(r: tuple[Any, ...]) -> Row:
 _U64 = (1 << 64) - 1
 
 
+def _damaged(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is bad: a lock or a full disk says nothing about it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def _signed(n: int) -> int:
     return n - (1 << 64) if n >= 1 << 63 else n
 
@@ -108,7 +115,12 @@ class Index:
         self._lock = threading.RLock()
         try:
             self._db = self._open()
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if not _damaged(error):
+                raise SidecarError(
+                    f"the local index {path} can't be opened: {error}. Nothing was changed. Is another sidecar using"
+                    " SIDECAR_STATE_DIR, or its disk full?"
+                ) from None
             os.replace(path, f"{path}.damaged")
             for ending in ("-wal", "-shm"):
                 Path(f"{path}{ending}").unlink(missing_ok=True)

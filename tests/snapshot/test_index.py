@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.errors import SidecarError
 from sidecar.snapshot.index import Index, Known, Row, Stat
 from sidecar.snapshot.manifest import Entry, Manifest, RootRecord, SnapshotId
 from tests.snapshot.shapes import manifests, shas
@@ -219,7 +220,6 @@ def test_damaged_index_is_set_aside_and_treated_as_lost(tmp_path: Path, damage: 
     index.close()
 
 
-@pytest.mark.xfail(strict=True, reason="Index: a lock (or a full disk) is taken for damage, a good index set aside")
 def test_locked_index_is_not_taken_for_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "index.db"
     index = Index(path)
@@ -229,7 +229,7 @@ def test_locked_index_is_not_taken_for_damaged(tmp_path: Path, monkeypatch: pyte
     holder = connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     try:
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(SidecarError, match="SIDECAR_STATE_DIR"):
             Index(path).close()
     finally:
         holder.close()
