@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -170,4 +171,23 @@ def test_file_that_was_cleaned_up_meanwhile_is_locked_anew(root: Root, tmp_path:
     with pytest.raises(TryLater):
         RootLocks.acquire([root], tmp_path, None)
     again.release()
+    held.release()
+
+
+def test_file_that_is_cleaned_up_while_it_is_locked_is_no_lock(
+    root: Root, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between open and flock somebody removes it: whoever comes next would lock another file."""
+    lock = fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        for path in (shared / f"sidecar-{os.geteuid()}").iterdir():
+            path.unlink()
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    held = RootLocks.acquire([root], tmp_path, None)
+    with pytest.raises(TryLater):
+        RootLocks.acquire([root], tmp_path, None)
     held.release()

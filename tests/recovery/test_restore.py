@@ -89,6 +89,7 @@ def test_afterwards_the_index_describes_the_disk(world: World) -> None:
     world.restore(revision, manifest)
     with closing(world.index()) as index:
         assert index.known() == Known(STORE_ID, manifest.snapshot, revision)
+        assert index.note(journal.NOTE) is None
         rows = {r.entry.path: r for r in index.rows()}
         assert {p: r.entry for p, r in rows.items()} == manifest.entries
         for path, row in rows.items():
@@ -671,6 +672,18 @@ def test_pending_snapshot_is_settled_first(world: World, landed: bool) -> None:
     else:
         assert (done.kept_newer, done.conflict_count) == (0, 2)
         assert (world.root / "a").read_text() == "two"
+
+
+def test_pending_snapshot_of_another_store_is_no_claim_on_this_one(world: World) -> None:
+    """Both stores have a snapshot of that id."""
+    fill(world.root, {"a": "one", "b": "same"})
+    revision, manifest = world.snapshot()
+    with closing(world.index()) as index:
+        index.replace(Known("another store", SnapshotId(9, 9), "r"), manifest, {})
+        index.begin(manifest.snapshot, [Row(manifest.entries["data/a"])], [], {}, manifest.roots)
+    fill(world.root, {"b": "mine"})
+    done = world.restore(revision, manifest)
+    assert (done.kept_newer, done.conflict_count) == (0, 1)
 
 
 # SQLite
