@@ -189,7 +189,7 @@ class HubStore:
         for call in list(self._calls):
             call.give_up()
         self._children.kill()
-        await asyncio.to_thread(hubclient.unload)
+        await asyncio.to_thread(hubclient.leave, self)
 
     async def _send(self, job: Job) -> Revision:
         try:
@@ -234,7 +234,7 @@ class HubStore:
             self._calls.discard(call)
 
     def _repo(self) -> Repo:
-        return hubclient.open_repo(self._place, self._prefix, self._cache)
+        return hubclient.open_repo(self._place, self._prefix, self._cache, self)
 
 
 def _branch(repo: Repo, revision: Revision, name: str, call: Call) -> None:

@@ -81,17 +81,23 @@ def load(cache: Path, endpoint: str | None) -> ModuleType:
     return _loaded
 
 
-def open_repo(place: Place, prefix: str, cache: Path) -> Repo:
-    """The dataset at ``place`` through the client, which is loaded for it."""
+_users: set[object] = set()
+
+
+def open_repo(place: Place, prefix: str, cache: Path, user: object = None) -> Repo:
+    """The dataset at ``place`` through the client, which is loaded for ``user`` until its ``leave``."""
     hub = load(cache, place.endpoint)
+    with _loading:
+        _users.add(user)
     api = hub.HfApi(endpoint=place.endpoint, token=place.token or False, library_name="space-sidecar")
     return Repo(api, place, prefix)
 
 
-def unload() -> None:
-    """Close the client's connections; the next request opens new ones."""
+def leave(user: object) -> None:
+    """Close the client's connections, which all stores share, when nobody else uses them."""
     with _loading:
-        if _loaded is not None:
+        _users.discard(user)
+        if _loaded is not None and not _users:
             _loaded.close_session()
 
 

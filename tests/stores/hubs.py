@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,16 +15,19 @@ import pytest
 from sidecar.stores.base import StoreError
 from sidecar.stores.hub import HubStore
 from sidecar.stores.hubcall import Patience
-from tests.hub.server import DEFAULT_TOKEN, LocalHub
+from tests.hub.identity import DEFAULT_TOKEN
+from tests.hub.server import LocalHub
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StoreError)
 
 REPO = "alice/app-state"
 
-HASTY = Patience(
-    connect=1, read=1, commit=1, request=5, stall=5, rate=1_000_000, tries=3, pause=0.01, longest=0.05, hint=600
-)
+HASTY = Patience(connect=5, read=10, commit=10, request=30, stall=30, tries=3, pause=0.01, longest=0.05, hint=600)
+"""Repeats without waiting, yet gives a busy machine its time."""
+
+BRISK = replace(HASTY, read=0.4, commit=0.4)
+"""Takes a silence of 0.4 s for a hang."""
 
 _SCRATCH = Path(tempfile.gettempdir()) / "sidecar-tests-hf"
 

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sidecar.stores.base import Conflict, Denied, NotFound, Unavailable
+from sidecar.stores.base import Conflict, Denied, NotFound, Source, Unavailable
 from sidecar.stores.hub import HubStore
-from tests.hub.server import DEFAULT_TOKEN, LocalHub
+from tests.hub.identity import DEFAULT_TOKEN
+from tests.hub.server import LocalHub
 from tests.stores.hubs import REPO, fails, local_hub, run, store
 
 BINARY = bytes(range(256)) * 8
@@ -65,7 +67,7 @@ def test_bytes_and_files_large_and_small(hub: LocalHub, tmp_path: Path, xet_from
     big = os.urandom(300_000)
     (tmp_path / "big").write_bytes(big)
     (tmp_path / "text").write_text("text\n" * 100)
-    put = {
+    put: dict[str, Source] = {
         "r/empty": b"",
         "r/bytes.txt": b"hello",
         "r/bytes.bin": BINARY,
@@ -298,7 +300,7 @@ def test_close_gives_up_what_runs(hub: LocalHub) -> None:
         ({"token": "hf_ümlaut"}, ("HF_TOKEN", "Settings > Secrets")),
     ],
 )
-def test_what_can_never_work_makes_no_request(hub: LocalHub, given: dict[str, str], words: tuple[str, ...]) -> None:
+def test_what_can_never_work_makes_no_request(hub: LocalHub, given: dict[str, Any], words: tuple[str, ...]) -> None:
     s = store(hub, **given)
     hub.reset()
     for call in (s.head(), s.check(), s.history(1)):

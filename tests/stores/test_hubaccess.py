@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.stores.base import Denied, NotFound, Unavailable
-from tests.hub.identity import OTHER_TOKEN, READ_TOKEN
-from tests.hub.server import DEFAULT_TOKEN, LocalHub
-from tests.stores.hubs import REPO, fails, local_hub, run, store
+from tests.hub.identity import DEFAULT_TOKEN, OTHER_TOKEN, READ_TOKEN
+from tests.hub.server import LocalHub
+from tests.stores.hubs import BRISK, HASTY, REPO, fails, local_hub, run, store
 
 NEW = "alice/new-state"
 FINE = "hf_fineFineFineFine"
@@ -155,7 +155,8 @@ def test_too_many_questions_who_we_are(hub: LocalHub) -> None:
 @pytest.mark.parametrize("action", ["status", "cut_response", "hang"])
 def test_a_hub_that_stumbles(hub: LocalHub, endpoint: str, action: str) -> None:
     hub.fault(action, endpoint=endpoint, status=500)
-    assert run(store(hub).check()).writable
+    patience = BRISK if action == "hang" else HASTY
+    assert run(store(hub, patience=patience).check()).writable
     hub.reset()
     hub.fault("status", endpoint=endpoint, status=502, times=None)
     if endpoint == "whoami":

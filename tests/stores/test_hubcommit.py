@@ -12,8 +12,9 @@ import pytest
 
 from sidecar.stores.base import Conflict, Corrupt, Denied, NotFound, Refused, Unavailable
 from sidecar.stores.hub import HubStore
-from tests.hub.server import DEFAULT_TOKEN, LocalHub
-from tests.stores.hubs import HASTY, REPO, fails, local_hub, run, store
+from tests.hub.identity import DEFAULT_TOKEN
+from tests.hub.server import LocalHub
+from tests.stores.hubs import BRISK, HASTY, REPO, fails, local_hub, run, store
 
 BINARY = bytes(range(256)) * 8
 TITLE = "sidecar: snapshot 3.7"
@@ -36,7 +37,10 @@ def titles(hub: LocalHub) -> list[str]:
 def test_a_commit_that_landed_unanswered_is_found(hub: LocalHub, action: str) -> None:
     head = hub.edit(REPO, {"old": b"1"})
     hub.fault(action, endpoint="commit", status=503)
-    revision = run(store(hub).commit(head, {"x": b"1", "y.bin": BINARY}, ["old"], f"{TITLE}\n\nmore"))
+    patience = BRISK if action == "land_then_hang" else HASTY
+    revision = run(
+        store(hub, patience=patience).commit(head, {"x": b"1", "y.bin": BINARY}, ["old"], f"{TITLE}\n\nmore")
+    )
     assert revision == hub.head(REPO)
     assert titles(hub) == [TITLE, "Edit from outside", "initial commit"]
     assert hub.count("commit") == 1, "sent twice"
@@ -61,7 +65,8 @@ def test_a_landed_commit_is_found_below_somebody_elses(hub: LocalHub) -> None:
 def test_a_commit_without_effect_is_unclear_and_not_repeated(hub: LocalHub, action: str) -> None:
     head = hub.head(REPO)
     hub.fault(action, endpoint="commit", status=500, after=10)
-    error = fails(Unavailable, store(hub).commit(head, {"x": b"1"}, [], TITLE))
+    patience = BRISK if action == "hang" else HASTY
+    error = fails(Unavailable, store(hub, patience=patience).commit(head, {"x": b"1"}, [], TITLE))
     assert error.unclear
     assert hub.count("commit") == 1
     assert hub.head(REPO) == head
@@ -149,7 +154,7 @@ def test_a_waiting_time_that_is_too_long_goes_to_the_caller(hub: LocalHub, endpo
 def test_an_upload_that_never_gets_through(hub: LocalHub, endpoint: str, action: str) -> None:
     head = hub.head(REPO)
     hub.fault(action, endpoint=endpoint, times=None, after=100)
-    patience = replace(HASTY, read=0.2)
+    patience = replace(BRISK, read=0.2) if action == "hang" else HASTY
     error = fails(Unavailable, store(hub, patience=patience).commit(head, {"y.bin": BINARY}, [], TITLE))
     assert not error.unclear
     assert hub.count("commit") == 0

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.stores.base import Corrupt, Denied, NotFound, Unavailable
-from tests.hub.server import DEFAULT_TOKEN, LocalHub
-from tests.stores.hubs import HASTY, REPO, fails, local_hub, run, store
+from tests.hub.identity import DEFAULT_TOKEN
+from tests.hub.server import LocalHub
+from tests.stores.hubs import BRISK, HASTY, REPO, fails, local_hub, run, store
 
 TEXT = b"line of text\n" * 40_000
 LARGE = os.urandom(700_000)
@@ -90,7 +91,7 @@ def test_what_it_doesnt_mend(hub: LocalHub, into: Path, revision: str, path: str
     for action in ("status", "cut_response", "hang"):
         hub.reset()
         rule = hub.fault(action, endpoint=endpoint(path), status=503, after=0, times=None)
-        fails(Unavailable, store(hub, patience=replace(HASTY, read=0.2)).fetch(revision, [path], into))
+        fails(Unavailable, store(hub, patience=BRISK if action == "hang" else HASTY).fetch(revision, [path], into))
         assert hub.fired(rule) == HASTY.tries
         assert files(into) == {}
 
@@ -186,7 +187,7 @@ def test_the_first_failure_ends_all(hub: LocalHub, into: Path) -> None:
 
 
 def test_a_trickle_is_progress_and_a_stall_is_not(hub: LocalHub, into: Path, revision: str) -> None:
-    patience = replace(HASTY, stall=0.6, read=5)
+    patience = replace(HASTY, stall=0.6)
     hub.fault("pass", endpoint="resolve", times=None, delay=0.25)
     paths = ["r/text"] * 24  # one after the other this takes far longer than a stall may
     run(store(hub, patience=patience).fetch(revision, paths, into))
@@ -226,7 +227,7 @@ def test_a_disk_without_room(hub: LocalHub, revision: str) -> None:
             return Path("/dev/full") if ".sidecar-part" in name else super().__truediv__(name)
 
     full = Full("/nowhere")
-    real, Path.unlink = Path.unlink, lambda self, missing_ok=False: None  # type: ignore[method-assign,assignment]
+    real, Path.unlink = Path.unlink, lambda self, missing_ok=False: None  # type: ignore[method-assign]
     try:
         fails(Unavailable, store(hub).fetch(revision, ["r/large"], full), "No space left on device")
     finally:

@@ -12,17 +12,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sidecar.stores import hubclient
-from sidecar.stores.base import Conflict, Denied, Refused, StoreError, Unavailable
+from sidecar.stores.base import Conflict, Denied, Refused, Source, StoreError, Unavailable
 from sidecar.stores.hub import HubStore
-from tests.hub.server import DEFAULT_TOKEN, LocalHub
+from tests.hub.identity import DEFAULT_TOKEN
+from tests.hub.server import LocalHub
 from tests.stores.hubs import HASTY, REPO, fails, local_hub, run, store
 
 TITLE = "sidecar: snapshot 3.7"
-PATIENT = replace(HASTY, read=10, commit=10, request=30)
 
 KINDS = pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
 
@@ -33,9 +34,9 @@ def hub() -> Iterator[LocalHub]:
         yield hub
 
 
-def apart(hub: LocalHub, tmp_path: Path, xet: bool, **more: object) -> HubStore:
+def apart(hub: LocalHub, tmp_path: Path, xet: bool, **more: Any) -> HubStore:
     """A store that uploads everything in a child."""
-    given: dict[str, object] = {"patience": PATIENT, "cache_dir": tmp_path / "hf", "large": 0, "xet_from": 0}
+    given: dict[str, Any] = {"patience": HASTY, "cache_dir": tmp_path / "hf", "large": 0, "xet_from": 0}
     return store(hub, xet=xet, **{**given, **more})
 
 
@@ -64,7 +65,12 @@ def test_upload_and_back(hub: LocalHub, tmp_path: Path, xet: bool) -> None:
     data = random.Random(1).randbytes(3_000_000)
     (tmp_path / "big").write_bytes(data)
     (tmp_path / "note").write_text("text")
-    put = {"r/big": tmp_path / "big", "r/twin": tmp_path / "big", "m.json": b"{}", "r/note": tmp_path / "note"}
+    put: dict[str, Source] = {
+        "r/big": tmp_path / "big",
+        "r/twin": tmp_path / "big",
+        "m.json": b"{}",
+        "r/note": tmp_path / "note",
+    }
     s = apart(hub, tmp_path, xet)
     one = run(s.commit(hub.head(REPO), put, ["nope"], f"{TITLE}\n\nmore"))
     assert hub.files(REPO, one) == {"r/big": data, "r/twin": data, "m.json": b"{}", "r/note": b"text"}
@@ -148,7 +154,7 @@ def test_xet_storage_that_fails(
 ) -> None:
     head = hub.head(REPO)
     rule = hub.fault("status", endpoint=endpoint, status=status, times=None, body='{"error":"No"}')
-    s = apart(hub, tmp_path, True, patience=replace(PATIENT, request=2.5, commit=0))
+    s = apart(hub, tmp_path, True, patience=replace(HASTY, request=2.5, commit=0))
     error = fails(kind, s.commit(head, {"x.bin": os.urandom(5000)}, [], TITLE))
     assert hub.fired(rule)
     assert "Settings > Secrets" in error.message or not getattr(error, "unclear", False)
@@ -163,19 +169,18 @@ def test_xet_storage_that_stumbles(hub: LocalHub, tmp_path: Path) -> None:
     assert hub.files(REPO) == {"x.bin": data}
 
 
-@pytest.mark.parametrize("endpoint", ["preupload", "commit"])
-def test_it_ends_at_the_limit(hub: LocalHub, tmp_path: Path, endpoint: str) -> None:
-    rule = hub.fault("hang", endpoint=endpoint, times=None)
+def test_it_ends_at_the_limit(hub: LocalHub, tmp_path: Path) -> None:
+    rule = hub.fault("hang", endpoint="commit", times=None)
     s = apart(hub, tmp_path, False)
 
     async def main() -> None:
-        with s.limit(1.5):
+        with s.limit(3):
             await s.commit(hub.head(REPO), {"x.bin": os.urandom(5000)}, [], TITLE)
 
     begin = time.monotonic()
-    # Only what was sent is unclear: the child tells when it sends the commit itself.
-    assert fails(Unavailable, main(), "in time").unclear == (endpoint == "commit")
-    assert time.monotonic() - begin < 4
+    # The child told us that it sent the commit itself: from there on it is unclear.
+    assert fails(Unavailable, main(), "in time").unclear
+    assert time.monotonic() - begin < 6
     assert hub.fired(rule) == 1
     assert gone()
 
@@ -240,12 +245,13 @@ def test_it_ends_with_its_parent(hub: LocalHub, tmp_path: Path) -> None:
 
 
 def test_a_child_that_is_killed_is_unclear(hub: LocalHub, tmp_path: Path) -> None:
-    rule = hub.fault("land_then_hang", endpoint="commit", times=None)
+    hub.fault("land_then_hang", endpoint="commit", times=None)
     s = apart(hub, tmp_path, False)
+    head = hub.head(REPO)
 
     async def main() -> str:
-        task = asyncio.create_task(s.commit(hub.head(REPO), {"x.bin": b"1"}, [], TITLE))
-        while not hub.fired(rule):
+        task = asyncio.create_task(s.commit(head, {"x.bin": b"1"}, [], TITLE))
+        while hub.head(REPO) == head:
             await asyncio.sleep(0.02)
         for child in s._children._running:
             os.kill(child.pid, signal.SIGKILL)
