@@ -172,8 +172,10 @@ class Agent:
             return EX_FAILED
         result = await self.engine.final(until)
         if result.ok:
-            where = f" on branch {self.engine.line.branch}" if self.engine.line.branch else ""
-            log.info(f"last sync: durable {result.snapshot}{where}, {result.changed:,} changed; lease released")
+            branch = self.engine.line.branch
+            where = f"on branch {branch}, " if branch else ""
+            lease = "" if branch else "; lease released"
+            log.info(f"last sync: durable {result.snapshot}, {where}{result.changed:,} changed{lease}")
         else:
             log.error(f"the last sync failed: {result.error}. What changed since the last snapshot is lost")
         self.link.say("done")
@@ -220,7 +222,8 @@ class Agent:
         self.state.recovery = self.here.record.document("continue")
         log.error(
             f"recovery failed: {self.state.recovery_error}. SIDECAR_ON_RESTORE_FAILURE=continue: main starts"
-            f" WITHOUT its earlier files; what it writes goes to branch orphan/{self.here.plan.me.instance}"
+            f" on what is on this disk; what it writes goes to branch orphan/{self.here.plan.me.instance},"
+            " nothing of it to the main line"
         )
         self.link.say("keep", "mode", "orphan")
         self._background(self._orphaned())

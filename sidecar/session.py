@@ -26,7 +26,7 @@ from sidecar.recovery.start import Plan, Recovered
 from sidecar.settings import Settings, ensure_state_dir, load
 from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
-from sidecar.snapshot.manifest import RECOVERY
+from sidecar.snapshot.manifest import RECOVERY, snapshot_in
 from sidecar.state import RootState, State
 from sidecar.stores.base import Store, StoreError
 from sidecar.stores.opening import open_store
@@ -146,7 +146,9 @@ async def engine(here: Session, base: Base, tenure: Tenure | None, now: float | 
         history = await asyncio.wait_for(here.store.history(150), 30)
         times = [c.at for c in history if c.at is not None]
         at = now if now is not None else (max(times) if times else 0.0)
-        budget.seed(time.monotonic(), [at - t for t in times])
+        # Claims and releases of earlier lives count for the ceiling, not for the pace of snapshots.
+        paced = [at - c.at for c in history if c.at is not None and snapshot_in(c.title) is not None]
+        budget.seed(time.monotonic(), [at - t for t in times], paced)
         here.state.commits_total = len(history) if len(history) < 150 else None
         here.state.commits_hour = len(budget.every)
     except (StoreError, TimeoutError) as error:

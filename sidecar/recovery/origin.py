@@ -85,7 +85,7 @@ async def _chosen(store: Store, head: Revision, scratch: Path, wanted: str) -> O
 def _unreadable(error: ManifestError | Corrupt, head: Revision) -> RestoreFailed:
     if isinstance(error, ManifestError) and not error.damage:
         return RestoreFailed(f"{error.message}. Nothing was changed", final=True, code=EX_TEMPFAIL)
-    return Damaged(manifests.PATH, f"{head[:12]} (the newest)", error.message.rstrip("."))
+    return Damaged(manifests.PATH, f"{head[:12]} (the newest)", error.message)
 
 
 async def way_out(store: Store, damage: Damaged, scratch: Path) -> str:

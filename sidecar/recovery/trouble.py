@@ -18,6 +18,7 @@ class Damaged(RestoreFailed):
     """
 
     def __init__(self, path: str, snapshot: str, why: str) -> None:
+        why = why.rstrip(".")
         super().__init__(
             f"{path!r} is damaged in snapshot {snapshot}: {why}. Nothing on this disk was changed for it; "
             "the store keeps what it has"

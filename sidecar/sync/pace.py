@@ -44,12 +44,13 @@ class Budget:
     automatic: list[float] = field(default_factory=list)
     every: list[float] = field(default_factory=list)
 
-    def seed(self, now: float, ages: Iterable[float]) -> None:
-        """Count commits that are ``ages`` seconds old, by the store's own clock."""
-        for age in ages:
-            if 0 <= age < HOUR:
-                insort(self.automatic, now - age)
-                insort(self.every, now - age)
+    def seed(self, now: float, ages: Iterable[float], paced: Iterable[float]) -> None:
+        """Count commits that are ``ages`` seconds old, by the store's own clock; ``paced`` are the snapshots' among
+        them (which of those were automatic can't be told any more)."""
+        for times, those in ((self.every, ages), (self.automatic, paced)):
+            for age in those:
+                if 0 <= age < HOUR:
+                    insort(times, now - age)
 
     def note(self, now: float, *, automatic: bool) -> None:
         """A commit was sent (whatever came of it: the store may have counted it)."""

@@ -7,26 +7,35 @@ The starts run side by side (see ``running``); a test only asks for the outcome 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
 import re
+import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import pytest
 
+from sidecar.stores.base import Commit
+from sidecar.stores.folder import FolderStore
 from tests.hub.identity import DEFAULT_TOKEN
 from tests.hub.server import LocalHub
 from tests.journeys import past
 from tests.journeys.past import LEASE, MANIFEST, Past
-from tests.journeys.space import Space, living, tree
+from tests.journeys.space import Space, descendants, living, tree
 
 TIMEOUT_S = 3.0
 MAIN = "touch ran; mkdir -p disk/data; echo new > disk/data/new.txt; exec sleep 1000"
 AT_ONCE = 6
+T = TypeVar("T")
 STAGING = "/.sidecar-tmp-"
 
 
@@ -204,23 +213,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def running(lab: Lab, request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Future[None]]]:
+def running(lab: Lab, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
     """Every selected case, under way."""
     ids = {item.name.partition("[")[2] for item in request.session.items if isinstance(item, pytest.Function)}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {
-            (fault.name, how): pool.submit(DOES[how], lab, fault)
-            for fault, how in CASES
-            if f"{fault.name}-{how}]" in ids
-        }
+        yield {name: pool.submit(job, lab) for name, job in jobs().items() if f"{name}]" in ids}
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize(("fault", "how"), [pytest.param(f, h, id=f"{f.name}-{h}") for f, h in CASES])
-def test_a_store_that_fails_at_start_loses_nothing(
-    fault: Fault, how: str, running: dict[tuple[str, str], Future[None]]
-) -> None:
-    running[fault.name, how].result()
+@pytest.mark.parametrize("case", [f"{fault.name}-{how}" for fault, how in CASES])
+def test_a_store_that_fails_at_start_loses_nothing(case: str, running: dict[str, Future[None]]) -> None:
+    running[case].result()
 
 
 def prepare(lab: Lab, fault: Fault, how: str) -> tuple[str, Space, Mapping[str, tuple[object, ...]]]:
@@ -241,8 +244,10 @@ def gives_up(lab: Lab, fault: Fault) -> None:
     """``exit``: in time, with its code, in words, and without having touched the store or started main."""
     repo, space, earlier = prepare(lab, fault, "exit")
     with living(space), past.watched(lab.hub, repo, earlier):
-        began = time.monotonic()
         process = space.start("sh", "-c", MAIN)
+        while not space.said() and process.poll() is None:
+            time.sleep(0.02)
+        began = time.monotonic()  # Python takes its time to start where many do at once
         code = process.wait(TIMEOUT_S + 30)
         took = time.monotonic() - began
         require_given_up(space, fault, code)
@@ -337,3 +342,355 @@ def require_orphan(hub: LocalHub, repo: str, branch: str) -> None:
 
 
 DOES: dict[str, Callable[[Lab, Fault], None]] = {"exit": gives_up, "wait": waits, "continue": goes_on}
+
+
+# --- a folder store ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Damage:
+    """``where`` is the file of the store that is broken; ``how`` it is (None: it is gone)."""
+
+    name: str
+    where: Callable[[Path], Path]
+    how: Callable[[bytes], bytes] | None
+    says: tuple[str, ...]
+    code: int = 75
+
+
+def content(store: Path, path: str) -> Path:
+    sha = past.digest(past.FIRST[path]) if path in past.FIRST else past.digest(shelf(store, path))
+    return store / "contents" / sha[:2] / sha[2:]
+
+
+def shelf(store: Path, path: str, revision: str | None = None, branch: str | None = None) -> bytes:
+    """A file of a folder store, at its head."""
+
+    async def read() -> bytes:
+        opened = FolderStore(store)
+        with TemporaryDirectory() as into:
+            at = revision or (await opened.history(1, branch))[0].revision
+            await opened.fetch(at, [path], Path(into))
+            await opened.close()
+            return (Path(into) / path).read_bytes()
+
+    return asyncio.run(read())
+
+
+def shelf_commits(store: Path, branch: str | None = None) -> list[Commit]:
+    async def read() -> list[Commit]:
+        opened = FolderStore(store)
+        found = await opened.history(1000, branch)
+        await opened.close()
+        return found
+
+    return asyncio.run(read())
+
+
+def head_revision(store: Path) -> Path:
+    sha = (store / "refs/main").read_text().strip()
+    return store / "revisions" / sha[:2] / sha[2:]
+
+
+DAMAGES = (
+    Damage("file-missing", lambda s: content(s, "data/deep/b.bin"), None, ("b.bin", "damaged", "whole snapshot")),
+    Damage("file-flipped", lambda s: content(s, "data/deep/b.bin"), flip, ("b.bin", "damaged", "whole snapshot")),
+    Damage("manifest-flipped", lambda s: content(s, MANIFEST), flip, ("damaged", "SIDECAR_REVISION=1.2")),
+    Damage("revision-missing", head_revision, None, ("damaged|missing",)),
+    Damage("refs-gone", lambda s: s / "refs/main", None, ("refs/", "copy")),
+    Damage("marker-gone", lambda s: s / "sidecar-store.json", None, ("holds snapshots", "bring"), 69),
+)
+
+
+def damaged_folder(lab: Lab, damage: Damage) -> None:
+    """Exit, wait and continue, one after the other on one store."""
+    home = lab.tmp / f"folder-{damage.name}"
+    store = home / "store"
+    shutil.copytree(lab.folder, store)
+    before = shelf_commits(store)
+    path = damage.where(store)
+    whole = path.read_bytes()
+
+    def break_() -> None:
+        path.unlink()
+        if damage.how is not None:
+            path.write_bytes(damage.how(whole))
+
+    def space(how: str) -> Space:
+        settings = {"SIDECAR_RESTORE_TIMEOUT": f"{TIMEOUT_S:g}s", "SIDECAR_ON_RESTORE_FAILURE": how}
+        return Space(home / how, f"file://{store}", SIDECAR_IDENTITY=past.IDENTITY, **settings)
+
+    fault = Fault(damage.name, damage.says, lambda *_: None, lambda *_: None, code=damage.code)
+    break_()
+    with living(space("exit")) as first:
+        require_given_up(first, fault, first.start("sh", "-c", MAIN).wait(30))
+    with living(space("wait")) as third:
+        third.start("sh", "-c", MAIN)
+        third.wait(lambda s: "recovery-failed" in s["notes"])
+        assert not (third.home / "ran").exists()
+        path.write_bytes(whole)
+        third.running()
+        third.checkpoint()
+        require_restored(third, lab.folder_earlier)
+        assert third.end() == 143, third.said()
+        assert "Traceback" not in third.said()
+    path = damage.where(store)
+    whole = path.read_bytes()
+    break_()
+    with living(space("continue")) as second:
+        process = second.start("sh", "-c", MAIN)
+        if damage.code == 69:
+            require_given_up(second, fault, process.wait(30))
+            path.write_bytes(whole)
+        else:
+            status = second.running()
+            assert status["mode"] == "orphan"
+            path.write_bytes(whole)
+            second.wait(lambda s: s["sync"]["snapshot"] is not None)
+            assert second.end() == 143, second.said()
+            assert shelf(store, "data/new.txt", branch=f"orphan/{status['instance']}") == b"new\n"
+    for commit in shelf_commits(store)[: -len(before)]:
+        if commit.title.startswith(past.SNAPSHOT):
+            entries = {e["path"]: e for e in json.loads(shelf(store, MANIFEST, commit.revision))["entries"]}
+            for name, facts in lab.folder_earlier.items():
+                assert name in entries, commit.title
+                assert facts[0] != "file" or entries[name]["sha256"] == facts[3], commit.title
+        else:
+            assert commit.title.startswith("sidecar: lease"), commit.title
+
+
+@pytest.mark.parametrize("case", [f"folder-{damage.name}" for damage in DAMAGES])
+def test_a_damaged_folder_store_loses_nothing(case: str, running: dict[str, Future[None]]) -> None:
+    running[case].result()
+
+
+# --- what else belongs to it ------------------------------------------------------------------------------------------
+
+
+def cold_start_refused(lab: Lab) -> None:
+    """`refuse`: an empty store is a mistake. Nothing is made, and the owner is told."""
+    repo = "alice/never-there"
+    settings = {"SIDECAR_COLD_START": "refuse", "SIDECAR_RESTORE_TIMEOUT": "3s", "SIDECAR_ON_RESTORE_FAILURE": "exit"}
+    with living(past.hub_space(lab.hub, lab.tmp / "refuse-missing", repo, **settings)) as space:
+        assert space.start("sh", "-c", MAIN).wait(20) == 69, space.said()
+        assert "SIDECAR_STORE" in space.said()
+        assert repo not in [r["repo"] for r in lab.hub.repos()]
+    lab.hub.create_repo("alice/empty")
+    with living(past.hub_space(lab.hub, lab.tmp / "refuse-empty", "alice/empty", **settings)) as space:
+        assert space.start("sh", "-c", MAIN).wait(20) == 75, space.said()
+        assert "SIDECAR_COLD_START=refuse" in space.said()
+        assert len(lab.hub.commits("alice/empty")) == 1
+    for name in ("none", "empty"):
+        store = lab.tmp / f"refuse-folder-{name}"
+        if name == "empty":
+            store.mkdir()
+        with living(Space(lab.tmp / f"refuse-{name}-home", f"file://{store}", **settings)) as space:
+            assert space.start("sh", "-c", MAIN).wait(20) in (69, 75), space.said()
+            assert not (space.home / "ran").exists()
+            assert not store.exists() or not any(store.iterdir())
+            assert "Traceback" not in space.said()
+
+
+def older_snapshot(lab: Lab) -> None:
+    """SIDECAR_REVISION goes back once, keeps what it leaves behind, and what it brought back is durable."""
+    repo = "alice/older"
+    lab.past.lay(lab.hub, repo)
+    lab.hub.edit(repo, {}, ["data/deep/b.bin"])  # the head is damaged, in a file that the older one has too
+    left_behind = lab.hub.files(repo)
+    back = {"SIDECAR_REVISION": lab.past.snapshots[0]}
+    with living(past.hub_space(lab.hub, lab.tmp / "older", repo)) as space:
+        space.start("sh", "-c", MAIN, **back)
+        space.running()
+        space.wait(lambda s: (space.disk / "data/new.txt").exists())
+        found = {p: (space.disk / p).read_bytes() for p, f in tree(space.disk).items() if f[0] == "file"}
+        assert found == {**past.FIRST, "data/new.txt": b"new\n"}
+        space.checkpoint()
+        kept = [name for name in lab.hub.branches(repo) if name.startswith("damaged/")]
+        assert len(kept) == 1, lab.hub.branches(repo)
+        held = lab.hub.files(repo, kept[0])
+        assert {p: held[p] for p in left_behind if p != LEASE} == {
+            p: data for p, data in left_behind.items() if p != LEASE
+        }
+        require_whole_head(lab.hub, repo, found)
+        (space.disk / "data/since.txt").write_text("since")
+        space.checkpoint()
+        assert space.end() == 143, space.said()
+        # Still set, and the disk is still there.
+        space.start("sh", "-c", "exec sleep 1000", **back)
+        space.running()
+        assert (space.disk / "data/since.txt").read_text() == "since", space.said()
+        assert space.end() == 143, space.said()
+        # Still set, and the disk is lost; then no longer set.
+        for extra in (back, {}):
+            space.lose_disk()
+            space.start("sh", "-c", "exec sleep 1000", **extra)
+            space.running()
+            now = {p: (space.disk / p).read_bytes() for p, f in tree(space.disk).items() if f[0] == "file"}
+            assert now == {**found, "data/since.txt": b"since"}, space.said()
+            assert space.end() == 143, space.said()
+        require_whole_head(lab.hub, repo, now)
+        assert "Traceback" not in space.said()
+        space.start("true", SIDECAR_REVISION="9.9", SIDECAR_ON_RESTORE_FAILURE="exit")
+        assert space.process is not None
+        assert space.process.wait(20) == 78
+        assert "SIDECAR_REVISION=9.9" in space.said()
+
+
+def require_whole_head(hub: LocalHub, repo: str, files: Mapping[str, bytes]) -> None:
+    """The head's manifest names exactly these files, and its tree has their bytes."""
+    entries = {e["path"]: e for e in past.manifest_of(hub, repo, "main")["entries"] if e["kind"] == "file"}
+    assert entries.keys() == files.keys()
+    there = hub.entries(repo)
+    for path, data in files.items():
+        assert entries[path]["sha256"] == past.digest(data), path
+        assert "bundle" in entries[path] or there[path]["sha256"] == past.digest(data), path
+
+
+def orphan_twice(lab: Lab) -> None:
+    """Two lives that went on without their files, on one disk: each branch holds all that it names."""
+    repo = "alice/orphans"
+    lab.past.lay(lab.hub, repo)
+    main = [c["sha"] for c in lab.hub.commits(repo)]
+    settings = {"SIDECAR_RESTORE_TIMEOUT": "1s", "SIDECAR_ON_RESTORE_FAILURE": "continue"}
+    with living(past.hub_space(lab.hub, lab.tmp / "orphans", repo, **settings)) as space:
+        for _ in range(2):
+            fault = lab.hub.fault("status", status=503, path=repo, times=None)
+            space.start("sh", "-c", MAIN)
+            status = space.running()
+            lab.hub.clear_faults(fault)
+            branch = f"orphan/{status['instance']}"
+            space.wait(lambda s: s["sync"]["snapshot"] is not None)
+            require_orphan(lab.hub, repo, branch)
+            # Its agent dies, and the next one goes on with the same branch.
+            os.kill(agent_of(space), signal.SIGKILL)
+            (space.disk / "data/after.txt").write_text(branch)
+            space.wait(lambda s: s["main"]["state"] == "running" and s["sync"]["snapshot"] is not None)
+            assert space.end() == 143, space.said()
+            assert lab.hub.read(repo, "data/after.txt", branch).decode() == branch, space.said()
+            require_orphan(lab.hub, repo, branch)
+        assert [c["sha"] for c in lab.hub.commits(repo)] == main
+        # The store is well again: the earlier files come back, and nothing of what is here is lost.
+        space.start("sleep", "1000", SIDECAR_ON_RESTORE_FAILURE="exit", SIDECAR_RESTORE_TIMEOUT="20s")
+        space.running()
+        space.checkpoint()
+        require_restored(space, lab.past.earlier)
+        for commit in lab.hub.commits(repo)[: -len(main)]:
+            past.require_all(lab.hub, repo, commit, lab.past.earlier)
+        assert lab.hub.read(repo, "data/after.txt").decode() == branch
+        assert space.end() == 143, space.said()
+
+
+def agent_of(space: Space) -> int:
+    assert space.process is not None
+    for pid in descendants(space.process.pid):
+        with contextlib.suppress(OSError):
+            if b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+    raise AssertionError(f"no agent\n{space.said()}")
+
+
+def orphan_keeps_out(lab: Lab) -> None:
+    """The store is away at start; when it is back it is another's, or for all to read: nothing is written."""
+    settings = {"SIDECAR_RESTORE_TIMEOUT": "1s", "SIDECAR_ON_RESTORE_FAILURE": "continue"}
+    for name in ("another", "readable"):
+        repo = f"alice/{name}"
+        lab.past.lay(lab.hub, repo)
+        if name == "another":
+            lab.hub.edit(repo, {LEASE: others_lease(lab, repo)})
+        else:
+            lab.hub.set_private(repo, False)
+        branches = lab.hub.branches(repo)
+        fault = lab.hub.fault("status", status=503, path=repo, times=None)
+        with living(past.hub_space(lab.hub, lab.tmp / name, repo, **settings)) as space:
+            space.start("sh", "-c", MAIN)
+            space.running()
+            lab.hub.clear_faults(fault)
+            words = "bob/other" if name == "another" else "public"
+            while words not in space.said():
+                space.wait(lambda s: True)
+                time.sleep(0.1)
+            assert space.end() == 143, space.said()
+            assert "last sync was not made" in space.said()
+        assert lab.hub.branches(repo) == branches
+
+
+def only_readable(lab: Lab) -> None:
+    """Reads work and commits don't: main gets its files, and nothing is claimed or written."""
+    repo = "alice/unleased"
+    lab.past.lay(lab.hub, repo)
+    before = lab.hub.branches(repo)
+    lab.hub.fault("status", status=403, endpoint="commit", path=repo, times=None)
+    with living(past.hub_space(lab.hub, lab.tmp / "unleased", repo)) as space:
+        space.start("sh", "-c", MAIN)
+        status = space.running()
+        assert status["lease"]["state"] == "unleased"
+        assert space.get("/health")["status"] == "warn"
+        require_restored(space, lab.past.earlier)
+        assert space.post("/checkpoint")[0] == 503
+        assert space.end() == 143, space.said()
+        assert "UNLEASED" in space.said()
+        assert "the last sync was not made" in space.said()
+        assert "Traceback" not in space.said()
+    assert lab.hub.branches(repo) == before
+
+
+def half_restored(lab: Lab) -> None:
+    """Everything died in the middle of a restore, and the store is away at the next start: it is finished first."""
+    repo = "alice/half"
+    lab.past.lay(lab.hub, repo)
+    settings = {"SIDECAR_RESTORE_TIMEOUT": "1s", "SIDECAR_ON_RESTORE_FAILURE": "continue"}
+    with living(past.hub_space(lab.hub, lab.tmp / "half", repo, **settings)) as space:
+        (space.home / "sitecustomize.py").write_text(DIES_IN_A_RESTORE)
+        path = f"{space.home}:{space.env['PYTHONPATH']}"
+        dying = space.start("sh", "-c", MAIN, PYTHONPATH=path, SIDECAR_RESTORE_TIMEOUT="20s")
+        assert dying.wait(20) == -signal.SIGKILL, space.said()
+        journal = space.state / "restore-journal.jsonl"
+        assert journal.exists(), space.said()
+        lab.hub.fault("status", status=503, path=repo, times=None)
+        space.start("sh", "-c", MAIN)
+        space.running()
+        assert not journal.exists()
+        require_restored(space, lab.past.earlier)
+        assert space.end() == 143, space.said()
+        assert "Traceback" not in space.said()
+
+
+DIES_IN_A_RESTORE = """
+import os, signal, sys
+seen = 0
+def hook(event, args):
+    global seen
+    if event == "os.rename" and "agent" in sys.argv:
+        journal = os.environ["SIDECAR_STATE_DIR"] + "/restore-journal.jsonl"
+        seen += os.path.exists(journal)
+        if seen == 2:
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+"""
+
+
+MORE: dict[str, Callable[[Lab], None]] = {
+    "cold-start-refused": cold_start_refused,
+    "older-snapshot": older_snapshot,
+    "orphan-twice": orphan_twice,
+    "orphan-keeps-out": orphan_keeps_out,
+    "only-readable": only_readable,
+    "half-restored": half_restored,
+}
+
+
+@pytest.mark.parametrize("case", MORE)
+def test_and(case: str, running: dict[str, Future[None]]) -> None:
+    running[case].result()
+
+
+def jobs() -> dict[str, Callable[[Lab], None]]:
+    """All cases by name; those that wait longest first."""
+    faults: dict[str, Callable[[Lab], None]] = {f"{f.name}-{how}": _on(DOES[how], f) for f, how in CASES}
+    folders: dict[str, Callable[[Lab], None]] = {f"folder-{d.name}": _on(damaged_folder, d) for d in DAMAGES}
+    return {**dict(list(faults.items())[:3]), **MORE, **folders, **faults}
+
+
+def _on(does: Callable[[Lab, T], None], what: T) -> Callable[[Lab], None]:
+    return lambda lab: does(lab, what)
