@@ -188,8 +188,11 @@ class FolderStore:
         for path in wanted:
             try:
                 self._fetch_one(path, found[self._below + path], into, progress, alive)
-            except OSError as error:
-                raise disk.trouble(error, f"fetching {shown(path)}", into) from error
+            except OSError as error:  # the caller's disk: nothing that the store denies or doesn't have
+                raise Unavailable(
+                    f"{shown(path)} can't be written below {shown(str(into))} ({disk.free_space(into)} free there): "
+                    f"{error.strerror or type(error).__name__}. The store is not affected."
+                ) from error
 
     def _fetch_one(self, path: str, entry: Entry, into: Path, progress: Progress | None, alive: Alive) -> None:
         key: Key = ("contents", entry.content)

@@ -165,8 +165,12 @@ class Staging:
         while True:
             self._writer = secrets.token_hex(8)
             self._lock = os.open(self._own(".lock"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            if disk.try_lock(self._lock) and os.fstat(self._lock).st_nlink:
-                return self
+            try:
+                if disk.try_lock(self._lock) and os.fstat(self._lock).st_nlink:
+                    return self
+            except OSError:
+                os.close(self._lock)
+                raise
             os.close(self._lock)  # a tidying process came between
 
     def __exit__(

@@ -187,7 +187,7 @@ def test_a_branch_as_main_line_and_prefixes_share_a_folder(tmp_path: Path) -> No
 
 def test_every_name_that_a_linux_folder_can_hold_comes_back(tmp_path: Path) -> None:
     root = tmp_path / "store"
-    names = [*ODD_NAMES, "r/" + "ü" * 127, "r/" + "d/" * 1500 + "x", "\x01\x1b[31m", "sidecar-store.json", "-"]
+    names = [*ODD_NAMES, "r/" + "ü" * 127, "r/" + "d/" * 1100 + "x", "\x01\x1b[31m", "sidecar-store.json", "-"]
     put(root, {name: name.encode() for name in names})
     # Not below tmp_path: what cleans up there recurses, and a tree this deep would stop everybody's tests.
     base = Path(tempfile.mkdtemp(prefix="sidecar-test-"))
@@ -279,6 +279,17 @@ def test_a_hostile_tree_writes_nowhere_else(tmp_path: Path) -> None:
         ledger.point("main", evil)
     fails(NotFound, lambda: read(root, tmp_path / "into"), "../evil")
     assert not (tmp_path / "evil").exists()
+
+
+def test_trouble_with_the_callers_disk_is_none_of_the_stores(tmp_path: Path) -> None:
+    """A missing or unfit staging folder must not read as a snapshot that isn't there, or a store that says no."""
+    root = tmp_path / "store"
+    one = put(root, {"r/a": b"1"})
+    (tmp_path / "file").touch()
+    (tmp_path / "into/r/a/in-the-way").mkdir(parents=True)
+    for into in ("missing", "file", "into"):
+        fails(Unavailable, lambda: run(root, lambda s: s.fetch(one, ["r/a"], tmp_path / into)), "r/a", into)  # noqa: B023
+    assert [p.name for p in (tmp_path / "into").rglob(".sidecar*")] == []
 
 
 # Locks

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,6 +133,14 @@ def state(root: Path, into: Path) -> int:
     assert found.pop(f"r/of-{title}") == b"new"
     assert found == dict.fromkeys(PARTS, b"%d " % int(title) * 2000)
     return int(title)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where there is such a folder: a death needs no disk, and hundreds of them would wait for it long."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="sidecar-test-", dir=memory) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
