@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from contextlib import closing
 from pathlib import Path
@@ -301,8 +302,6 @@ def test_nothing_in_a_root_makes_it_fail(
     world: World, snapshot: tuple[str, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Main may have turned everything around; what the snapshot has is then simply not confirmed."""
-    import shutil
-
     revision, manifest = snapshot
     shutil.rmtree(world.root)
     world.root.write_text("a file now")
@@ -333,9 +332,14 @@ def test_loop_is_never_blocked(world: World) -> None:
                 worst = max(worst, time.monotonic() - before - 0.005)
 
         beating = asyncio.create_task(beat())
-        await restore_to(store, *snapshot, world.base / "out", progress=RestoreProgress())
+        await restore_to(store, *snapshot, world.base / "out", force=True, progress=RestoreProgress())
         stop = True
         await beating
         return worst
 
-    assert world.with_store(call) < 0.25
+    def once() -> float:
+        shutil.rmtree(world.base / "out", ignore_errors=True)
+        return float(world.with_store(call))
+
+    # A busy machine may stop us once; a blocked loop is blocked each time.
+    assert any(once() < 0.1 for _ in range(4))
