@@ -61,6 +61,7 @@ def _snapshots(parser: argparse.ArgumentParser) -> None:
 
 
 def _ls(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "sidecar ls [-h] [--json] [REV] [PATH]"
     parser.add_argument("names", metavar="REV|PATH", nargs="*", help=f"REV: {REV}. PATH: /data/x, or data/x")
     _json(parser)
 
@@ -207,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("sidecar", usage="sidecar COMMAND [OPTION...]", add_help=False, allow_abbrev=False)
     top.add_argument("-h", "--help", nargs=0, action=_Overview)
     top.add_argument("--version", action="version", version=f"sidecar {sidecar.__version__}")
-    known = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    known = top.add_subparsers(prog="sidecar", dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS.values():
         text = f"{command.what[0].upper()}{command.what[1:]}. {command.more}".strip()
         sub = known.add_parser(command.name, description=text, allow_abbrev=False)
