@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -63,7 +64,10 @@ def campaign(space: Space, store: str, kills: int, rng: random.Random) -> int:
         if rng.random() < 0.6:
             space.lose_disk()
     space.start(sys.executable, str(WRITER), str(space.disk), str(space.home), str(space.state), "check")
-    code = space.process.wait(60) if space.process else 1
+    try:
+        code = space.process.wait(60) if space.process else 1
+    except subprocess.TimeoutExpired:
+        code = -1
     acked = len(ledger.read_text().splitlines()) if ledger.exists() else 0
     wrong = (
         [line for line in (space.home / "wrong").read_text().splitlines()] if (space.home / "wrong").exists() else []

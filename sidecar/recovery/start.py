@@ -209,6 +209,11 @@ class Start:
         with self.record.step("restore") as row:
             origin = claimed.origin
             if origin.manifest is None or origin.source is None:
+                if journal.is_open(self.plan.state_dir):
+                    raise RestoreFailed(
+                        f"a restore was cut off half-way and its files are gone, and {self.store.url} has no snapshot"
+                        f" to finish it from. To begin anew with what is on this disk, remove {self.plan.state_dir}"
+                    )
                 await asyncio.to_thread(self.index.forget)
                 row["detail"] = "cold start"
                 return claimed
