@@ -298,3 +298,24 @@ def test_a_main_apps_settings_for_uvicorn_are_not_ours(tmp_path):
         out, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, "")
     assert int(out.split()[0]) != 1
+
+
+def test_a_peer_is_who_connected_whatever_its_headers_say(tmp_path):
+    async def echo(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": f"{scope['client'][0]} {scope['scheme']}".encode()})
+
+    async def life() -> bytes:
+        web = Web(echo, host="127.0.0.1", port=0, socket_path=None)
+        await web.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", web.bound_port)
+        forged = b"X-Forwarded-For: 192.0.2.9\r\nX-Forwarded-Proto: https\r\nForwarded: for=192.0.2.9\r\n"
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + forged + b"\r\n")
+        answer = await reader.read()
+        writer.close()
+        await web.stop()
+        return answer
+
+    answer = asyncio.run(life())
+    assert b"127.0.0.1 http" in answer
+    assert b"https" not in answer
