@@ -146,9 +146,11 @@ class Agent:
             self.state.phase = "running"
             self.link.main.started.set()
         await first(orders.stop, orders.final, orders.gone)
+        if orders.stop.is_set() and not self.link.main.started.is_set():
+            return  # main could not be executed: there is no `final` to wait for
         if orders.stop.is_set() and not orders.final.is_set() and self.link.supervised:
             self.state.phase = "stopping"
-            if self.engine is not None and self.link.main.started.is_set():
+            if self.engine is not None:
                 self._background(self.engine.snapshot("stop", orders.until))
             await first(orders.final, orders.gone)
         if orders.gone.is_set() and not orders.final.is_set():

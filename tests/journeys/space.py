@@ -38,16 +38,16 @@ class Space:
         self.disk.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("SIDECAR_", "HF_", "SPACE_"))}
-        self.env.update(
-            PYTHONPATH=str(REPO),
-            SIDECAR_PATHS=paths or f"data={self.disk}/data\nconf={self.disk}/conf",
-            SIDECAR_STORE=store,
-            SIDECAR_STATE_DIR=str(self.state),
-            SIDECAR_QUIET="0.2s",
-            SIDECAR_PORT=str(self.port),
-            SIDECAR_HANDOFF_WAIT="1s",
+        self.env |= {
+            "PYTHONPATH": str(REPO),
+            "SIDECAR_PATHS": paths or f"data={self.disk}/data\nconf={self.disk}/conf",
+            "SIDECAR_STORE": store,
+            "SIDECAR_STATE_DIR": str(self.state),
+            "SIDECAR_QUIET": "0.2s",
+            "SIDECAR_PORT": str(self.port),
+            "SIDECAR_HANDOFF_WAIT": "1s",
             **settings,
-        )
+        }
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *command: str, **extra: str) -> subprocess.Popen[bytes]:
@@ -156,6 +156,16 @@ def descendants(pid: int) -> list[int]:
             out.append(child)
             waiting.append(child)
     return out
+
+
+def agent_of(space: Space) -> int:
+    """The pid of the running agent."""
+    assert space.process is not None
+    for pid in descendants(space.process.pid):
+        with contextlib.suppress(OSError):
+            if b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+    raise AssertionError(f"no agent\n{space.said()}")
 
 
 def tree(folder: Path) -> Mapping[str, tuple[object, ...]]:

@@ -8,7 +8,6 @@ The starts run side by side (see ``running``); a test only asks for the outcome 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -30,7 +29,7 @@ from tests.hub.identity import DEFAULT_TOKEN
 from tests.hub.server import LocalHub
 from tests.journeys import past
 from tests.journeys.past import LEASE, MANIFEST, Past
-from tests.journeys.space import Space, descendants, living, tree
+from tests.journeys.space import Space, agent_of, living, tree
 
 TIMEOUT_S = 3.0
 MAIN = "touch ran; mkdir -p disk/data; echo new > disk/data/new.txt; exec sleep 1000"
@@ -578,15 +577,6 @@ def orphan_twice(lab: Lab) -> None:
             past.require_all(lab.hub, repo, commit, lab.past.earlier)
         assert lab.hub.read(repo, "data/after.txt").decode() == branch
         assert space.end() == 143, space.said()
-
-
-def agent_of(space: Space) -> int:
-    assert space.process is not None
-    for pid in descendants(space.process.pid):
-        with contextlib.suppress(OSError):
-            if b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return pid
-    raise AssertionError(f"no agent\n{space.said()}")
 
 
 def orphan_keeps_out(lab: Lab) -> None:
