@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import RECOVERY, snapshot_in
 from sidecar.state import RootState, State
-from sidecar.stores.base import Store, StoreError
+from sidecar.stores.base import NotFound, Store, StoreError
 from sidecar.stores.opening import open_store
 from sidecar.sync.engine import Engine, Options
 from sidecar.sync.line import Base, read_small
@@ -64,6 +65,8 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
     _refuse_what_is_missing(settings)
     state_dir = Path(ensure_state_dir(settings.state_dir))
     locks = RootLocks.acquire(settings.roots, state_dir, lock_fds)
+    # What a killed agent had staged is of no use to anybody; the locks say that no other one lives here.
+    shutil.rmtree(state_dir / "staging", ignore_errors=True)
     store = open_store(settings)
     state = State(
         instance=instance,
@@ -283,9 +286,14 @@ async def preview_sync(here: Session) -> list[tuple[str, str]]:
 async def require_known(here: Session) -> None:
     """Without a restore the disk must be what the index says: else a sync would take lost files for deleted ones.
 
-    Raises SidecarError where it isn't. A store without a snapshot is for the cold-start check to judge.
+    Raises SidecarError where it isn't. A store without a snapshot is for the cold-start check to judge, and one that
+    isn't there, or can't be seen, for the claim: it makes it, or says why it can't.
     """
-    head = await here.store.head() if (await here.store.check()).exists else None
+    try:
+        exists = (await here.store.check()).exists
+    except NotFound:
+        exists = False
+    head = await here.store.head() if exists else None
     manifest = await read_manifest(here.store, head, here.plan.state_dir) if head is not None else None
     known = await asyncio.to_thread(here.index.known)
     if manifest is None or (

@@ -14,6 +14,9 @@ from sidecar.errors import SidecarError, TryLater, UsageError
 from sidecar.masking import mask
 from sidecar.web import unix
 
+OWN = "/_sidecar"
+"""Below this an agent answers whatever SIDECAR_PREFIX is."""
+
 CONNECT_S = 5.0
 MOST = 16 * 1024 * 1024
 """Bytes of an answer that are read: whoever listens there may be anybody."""

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from sidecar import log
 from sidecar.commands import words
-from sidecar.commands.agent_client import Nobody, Reply, over_http, over_socket, socket_of
+from sidecar.commands.agent_client import OWN, Nobody, Reply, over_http, over_socket, socket_of
 from sidecar.errors import EX_FAILED, EX_OK, EX_REFUSED, EX_TEMPFAIL, SidecarError, TryLater, UsageError
 from sidecar.settings import Settings, load
 from sidecar.units import format_duration, parse_duration
@@ -38,7 +38,7 @@ def sync(args: Namespace) -> int:
         return dry_run(args)
     settings = _settings()
     try:
-        reply = over_socket(socket_of(settings.state_dir), "POST", "/sync", SYNC_S)
+        reply = over_socket(socket_of(settings.state_dir), "POST", f"{OWN}/sync", SYNC_S)
     except Nobody:
         from sidecar.agent import sync_once
 
@@ -71,7 +71,7 @@ def checkpoint(args: Namespace) -> int:
     )
     path = socket_of(settings.state_dir)
     try:
-        reply = over_socket(path, "POST", f"/checkpoint?{query}", seconds + MORE_S)
+        reply = over_socket(path, "POST", f"{OWN}/checkpoint?{query}", seconds + MORE_S)
     except Nobody as error:
         raise Nobody(
             f"{error.message}: a checkpoint needs the agent of `sidecar run` or `sidecar agent`, with the same "
@@ -148,11 +148,11 @@ def _local() -> dict[str, Any]:
     path = socket_of(settings.state_dir)
     port = f"http://127.0.0.1:{settings.port}"
     try:
-        return _status_of(over_socket(path, "GET", "/_sidecar/status", STATUS_S), str(path))
+        return _status_of(over_socket(path, "GET", f"{OWN}/status", STATUS_S), str(path))
     except Nobody:
         pass
     try:
-        return _status_of(over_http(f"{port}/_sidecar/status", STATUS_S, settings.api_token), port)
+        return _status_of(over_http(f"{port}{OWN}/status", STATUS_S, settings.api_token), port)
     except Nobody:
         raise TryLater(
             f"no agent answers, neither at {path} nor at {port}: is `sidecar run` up, as this user and with this "

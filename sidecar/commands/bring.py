@@ -61,8 +61,8 @@ async def _restore(reader: Reader, args: Namespace) -> int:
         return _say(found, done, f" to {args.to}", args.json)
     except Damaged as error:
         raise SidecarError(
-            f"{error.message}. `sidecar verify` shows what else is, --revision ID takes an earlier snapshot, "
-            "--path P only what is good"
+            f"{error.message.rstrip('.')}. `sidecar verify` shows what else is, --revision ID takes an earlier "
+            "snapshot, --path P only what is good"
         ) from error
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import sidecar
-from sidecar.commands.agent_client import Nobody, over_socket, socket_of
+from sidecar.commands.agent_client import OWN, Nobody, over_socket, socket_of
 from sidecar.errors import SidecarError, TryLater
 
 APP = Path(__file__).with_name("demo_app.py")
@@ -107,11 +107,11 @@ class Container:
             time.sleep(POLL_S)
 
     def status(self) -> dict[str, Any]:
-        return over_socket(socket_of(str(self.state)), "GET", "/_sidecar/status", 5).body
+        return over_socket(socket_of(str(self.state)), "GET", f"{OWN}/status", 5).body
 
     def checkpoint(self) -> dict[str, Any]:
         """What `sidecar checkpoint` asks for; raises SidecarError where it is refused."""
-        reply = over_socket(socket_of(str(self.state)), "POST", "/checkpoint?timeout=20s", 30)
+        reply = over_socket(socket_of(str(self.state)), "POST", f"{OWN}/checkpoint?timeout=20s", 30)
         self.show_log()
         if reply.status != 200:
             raise SidecarError(f"the checkpoint failed: {reply.why}")

@@ -19,6 +19,7 @@ from sidecar.settings import Settings, ensure_state_dir
 from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Entry, Manifest
+from sidecar.stores.base import NotFound
 from sidecar.sync.survey import Look, Survey, Surveyor
 
 MARKS = {"added": "+", "changed": "~", "mode": "m", "deleted": "-"}
@@ -60,7 +61,12 @@ async def _base(reader: Reader) -> tuple[Manifest | None, Index]:
 
     Raises SidecarError where this disk is of another snapshot, as the sync itself would.
     """
-    if not (await reader.store.check()).exists:
+    try:
+        exists = (await reader.store.check()).exists
+    except NotFound as error:
+        log.warning(f"{error.message} A sync would try to make it")
+        exists = False
+    if not exists:
         return None, Index(reader.scratch / "none.db")
     for _ in range(TRIES):
         head = await reader.store.head()

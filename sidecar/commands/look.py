@@ -162,7 +162,7 @@ async def _cat(reader: Reader, args: Namespace) -> int:
         try:
             await fetch(reader.store, found.revision, found.manifest, [Want(reader.scratch, entry)], meter)
         except Damaged as error:
-            raise SidecarError(f"{error.message}. `sidecar verify` shows what else is") from error
+            raise SidecarError(f"{error.message.rstrip('.')}. `sidecar verify` shows what else is") from error
     sys.stdout.flush()
     _pour(reader.scratch / entry.sha256)
     return EX_OK

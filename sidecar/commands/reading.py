@@ -66,7 +66,7 @@ class Reader:
             manifest = await read_manifest(self.store, revision, self.scratch)
         except (ManifestError, Corrupt) as error:
             raise SidecarError(
-                f"the snapshot at revision {revision[:12]} can't be read: {error.message}. "
+                f"the snapshot at revision {revision[:12]} can't be read: {error.message.rstrip('.')}. "
                 "`sidecar snapshots` lists others; --revision takes one"
             ) from error
         if manifest is None:

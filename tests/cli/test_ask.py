@@ -33,7 +33,7 @@ def test_a_checkpoint_prints_the_revision(desk: Desk, script: Script, tmp_path: 
     assert (answer.code, answer.out) == (0, "f" * 40 + "\n")
     assert "durable 3.7" in answer.err
     assert [(how, path) for how, path, _ in script.asked] == [
-        ("POST", "/checkpoint?root=data&root=data&root=two%20words&timeout=1m")
+        ("POST", "/_sidecar/checkpoint?root=data&root=data&root=two%20words&timeout=1m")
     ]
     assert {"origin", "sec-fetch-site", "authorization"}.isdisjoint(script.asked[0][2])
     assert desk("checkpoint", "--json").json == DONE
@@ -98,7 +98,7 @@ def test_sync_asks_the_agent(desk: Desk, script: Script) -> None:
     answer = desk("sync")
     assert (answer.code, answer.out) == (0, "f" * 40 + "\n")
     assert "durable 3.7: 3 changed" in answer.err
-    assert script.asked[0][:2] == ("POST", "/sync")
+    assert script.asked[0][:2] == ("POST", "/_sidecar/sync")
     assert desk("sync", "--json").json == script.body
     script.status, script.body = 503, {"error": "denied", "detail": "the Hub answers 403"}
     assert desk("sync").code == 69
@@ -255,3 +255,10 @@ def test_another_users_socket_is_said(desk: Desk, script: Script, tmp_path: Path
             os.seteuid(0)
     assert (answer.code, answer.out) == (1, "")
     assert "another user" in answer.err
+
+
+def test_the_paths_that_are_asked_for_are_the_agents_own_whatever_its_prefix() -> None:
+    from sidecar.commands.agent_client import OWN
+    from sidecar.web.app import ALWAYS
+
+    assert OWN == ALWAYS, "not imported: the web app would cost each command its own start"
