@@ -28,6 +28,7 @@ from sidecar.sync.engine import Engine
 from sidecar.verbs import AgentVerbs
 from sidecar.web.app import build
 from sidecar.web.server import Web
+from sidecar.web.unix import SOCKET_NAME
 
 REGAIN_S = 60.0
 REMIND_S = 3600.0
@@ -89,7 +90,7 @@ class Agent:
             api_token=settings.api_token,
             upstream=settings.upstream is not None,
         )
-        socket_path = Path(settings.state_dir) / "agent.sock"
+        socket_path = Path(settings.state_dir) / SOCKET_NAME
         web = Web(app, host=settings.host, port=settings.port, socket_path=socket_path)
         await web.start()
         for code, sentence in web.problems.items():

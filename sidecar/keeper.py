@@ -195,7 +195,7 @@ class Keeper:
             self.failed = 1
             say(
                 f"the agent {how}: {self._failures} failures in a row before recovery was done, giving up. "
-                "Its own lines above say more; `sidecar doctor` checks settings and store",
+                "Its own lines above say more; `sidecar config` shows the settings",
                 "error",
             )
             return

@@ -216,14 +216,15 @@ async def _orphan_base(here: Session) -> Base:
         await asyncio.to_thread(here.index.forget)
         return Base(head, None, branch)
     manifest = await read_manifest(here.store, begun[0].revision, here.plan.state_dir)
+    sent = await asyncio.to_thread(here.index.pending)
     if manifest is None:
         await asyncio.to_thread(here.index.forget)
-        return Base(begun[0].revision, None, branch)
+        return Base(begun[0].revision, None, branch, sent)
     known = await asyncio.to_thread(here.index.known)
     if known is None or known.snapshot != manifest.snapshot:
         roots, store_id = here.settings.roots, here.plan.store_id
         await asyncio.to_thread(confirm_local, manifest, roots, here.index, store_id, begun[0].revision)
-    return Base(begun[0].revision, manifest.snapshot, branch)
+    return Base(begun[0].revision, manifest.snapshot, branch, sent)
 
 
 async def reattached_engine(here: Session) -> Engine:
@@ -231,30 +232,30 @@ async def reattached_engine(here: Session) -> Engine:
     failures = 0
     while True:
         try:
-            taken, manifest, head, intact = await starting.reattach(here.store, here.index, here.plan)
+            found = await starting.reattach(here.store, here.index, here.plan)
         except Moved:
             continue
         except SidecarError as error:
             failures += 1
             here.state.sync.error = error.message
             if failures == 1:
-                log.warning(f"the store can't be read ({error.message}): trying again; main goes on")
+                log.warning(f"the store can't be read ({error.message.rstrip('.')}): trying again; main goes on")
             await asyncio.sleep(backoff(failures))
             continue
         here.state.sync.error = None
-        if manifest is not None and not intact:
+        taken, manifest, revision = found.taken, found.manifest, found.taken.revision if found.taken else found.head
+        if manifest is not None and not found.intact:
             log.warning("the local index was lost: rebuilding it from the files and the newest snapshot")
-            revision = taken.revision if isinstance(taken, Claimed) else head
-            await asyncio.to_thread(
-                confirm_local, manifest, here.settings.roots, here.index, here.plan.store_id, revision or ""
-            )
+            roots, store_id = here.settings.roots, here.plan.store_id
+            await asyncio.to_thread(confirm_local, manifest, roots, here.index, store_id, revision)
         snapshot = manifest.snapshot if manifest else None
         if taken is None:
             here.state.lease = "fenced"
             log.warning("FENCED: another instance holds the lease; what main writes goes to a branch of its own")
-            return await engine(here, Base(head, snapshot, f"fenced/{here.plan.me.instance}"), None, None)
+            branch = f"fenced/{here.plan.me.instance}"
+            return await engine(here, Base(revision, snapshot, branch, found.sent), None, None)
         here.state.lease, here.state.epoch = "held", taken.tenure.epoch
-        return await engine(here, Base(taken.revision, snapshot), taken.tenure, None)
+        return await engine(here, Base(revision, snapshot, sent=found.sent), taken.tenure, None)
 
 
 async def sync_once(here: Session) -> dict[str, Any]:

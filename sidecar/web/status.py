@@ -114,7 +114,7 @@ def _poller(state: State, now_mono: float) -> dict[str, Any]:
         "overdue": "the pings from outside have stopped",
         "unknown": "no ping from outside was seen yet",
     }[seen]
-    fix = "let a scheduler outside call /health of this Space every 45 minutes: `sidecar fleet n8n` prints one"
+    fix = "let a scheduler outside call /health of this Space every 45 minutes"
     return _line("poller-seen", ok, detail, fix)
 
 

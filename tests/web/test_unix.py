@@ -7,9 +7,9 @@ import stat
 
 import pytest
 
-from sidecar.errors import SidecarError, TryLater
-from sidecar.web import local, unix
-from tests.web.serving import Verbs, serving
+from sidecar.commands.agent_client import over_socket
+from sidecar.web import unix
+from tests.web.serving import serving
 
 
 def deep(folder, length):
@@ -76,57 +76,9 @@ def test_a_path_of_any_length_will_do(tmp_path):
         folder = deep(tmp_path / str(length), length)
         with serving(folder) as one:
             assert stat.S_IMODE(os.stat(folder / "agent.sock").st_mode) == 0o600
-            assert local.request(folder / "agent.sock", "GET", "/livez", 5.0) == (200, {"ok": True})
+            assert over_socket(folder / "agent.sock", "GET", "/livez", 5.0).body == {"ok": True}
             assert one.web.problems == {}
         assert os.listdir(folder) == []
-
-
-def test_our_own_commands_get_status_and_body(tmp_path):
-    with serving(tmp_path, verbs=Verbs()) as one:
-        path = one.socket_path
-        assert local.request(path, "POST", "/checkpoint?root=data", 5.0) == (
-            200,
-            {"snapshot": "7.1", "revision": "abc"},
-        )
-        assert local.request(path, "GET", "/nothing", 5.0)[0] == 404
-        assert local.request(path, "GET", "/status", 5.0)[1]["sync"]["files"] == []
-
-
-def test_nobody_there_is_a_case_for_later(tmp_path):
-    path = tmp_path / "agent.sock"
-    with pytest.raises(TryLater, match="no agent is running"):
-        local.request(path, "GET", "/livez", 1.0)
-    unix.listen(path).close()
-    with pytest.raises(TryLater, match="no agent is running"):
-        local.request(path, "GET", "/livez", 1.0)
-    with pytest.raises(TryLater, match="no agent is running"):
-        local.request(tmp_path / ("d" * 100) / "e" / "agent.sock", "GET", "/livez", 1.0)
-
-
-def test_nobody_answers_is_one_too(tmp_path):
-    path = tmp_path / "agent.sock"
-    with unix.listen(path), pytest.raises(TryLater, match=r"within 0\.1 s"):
-        local.request(path, "GET", "/livez", 0.1)
-
-
-@pytest.mark.parametrize("said", [b"hello\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", b""])
-def test_something_else_there_is_an_error_for_people(tmp_path, said):
-    path = tmp_path / "agent.sock"
-    with unix.listen(path) as sock:
-        import threading
-
-        def answer():
-            sock.setblocking(True)
-            peer, _ = sock.accept()
-            with peer:
-                peer.recv(65536)
-                peer.sendall(said)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        with pytest.raises(SidecarError, match="agent"):
-            local.request(path, "GET", "/livez", 2.0)
-        thread.join(5)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root may drop to another user here")
