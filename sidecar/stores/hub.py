@@ -127,6 +127,7 @@ class HubStore:
             await self._run(lambda r, c: hubfetch.fetch(r, revision, names, into, progress, c), "download", stall=True)
 
     async def listing(self, revision: Revision) -> Mapping[str, int]:
+        """Without a prefix also what the Hub put there itself (``.gitattributes``)."""
         return await self._run(lambda r, c: hubread.listing(r, revision, c), "list the files", stall=True)
 
     async def history(self, limit: int, branch: str | None = None) -> list[Commit]:

@@ -38,6 +38,8 @@ def environment(cache: Path, endpoint: str | None) -> dict[str, str]:
     values = {
         "HF_HOME": str(cache),
         "HF_XET_CACHE": str(cache / "xet"),
+        # What it knows of earlier uploads; by itself it would keep 16 GB of that on the app's disk.
+        "HF_XET_SHARD_CACHE_SIZE_LIMIT": "256mb",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -29,12 +27,10 @@ HASTY = Patience(connect=5, read=10, commit=10, request=30, stall=30, tries=3, p
 BRISK = replace(HASTY, read=0.4, commit=0.4)
 """Takes a silence of 0.4 s for a hang."""
 
-_SCRATCH = Path(tempfile.gettempdir()) / "sidecar-tests-hf"
-
 
 def store(hub: LocalHub, *, patience: Patience = HASTY, **more: Any) -> HubStore:
     """A store on ``hub``, for alice's app-state, without Xet unless said otherwise."""
-    given: dict[str, Any] = {"token": DEFAULT_TOKEN, "xet": False, "cache_dir": _SCRATCH, **more}
+    given: dict[str, Any] = {"token": DEFAULT_TOKEN, "xet": False, "cache_dir": hub.data / "hf-home", **more}
     return HubStore(given.pop("repo", REPO), endpoint=hub.url, patience=patience, **given)
 
 

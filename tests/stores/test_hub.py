@@ -6,8 +6,10 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from sidecar.stores.base import Conflict, Denied, NotFound, Source, Unavailable
 from sidecar.stores.hub import HubStore
 from tests.hub.identity import DEFAULT_TOKEN
 from tests.hub.server import LocalHub
-from tests.stores.hubs import REPO, fails, local_hub, run, store
+from tests.stores.hubs import HASTY, REPO, fails, local_hub, run, store
 
 BINARY = bytes(range(256)) * 8
 
@@ -307,6 +309,37 @@ def test_what_can_never_work_makes_no_request(hub: LocalHub, given: dict[str, An
         error = fails(Denied, call, *words)
         assert given.get("token", "-").split("\n")[0] not in error.message
     assert hub.requests() == []
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    """Answers for every host itself, and remembers what it was asked for."""
+
+    seen: list[str] = []  # noqa: RUF012
+
+    def do_HEAD(self) -> None:
+        self.seen.append(f"{self.path} {'authorization' in self.headers}")
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "c" * 40)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_proxy_is_used_as_the_environment_says(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        s = HubStore(REPO, token=DEFAULT_TOKEN, endpoint="http://hub.invalid", patience=HASTY)
+        assert run(s.head()) == "c" * 40
+        url = f"http://hub.invalid/datasets/{REPO}/resolve/main/.sidecar/lease.json"
+        assert _Proxy.seen == [f"{url} True"]
+        assert run(store(hub).head()) == hub.head(REPO), "NO_PROXY was not heeded"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_url() -> None:

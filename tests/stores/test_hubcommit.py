@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -181,6 +182,19 @@ def test_another_commit_under_way(hub: LocalHub, times: int | None) -> None:
         assert hub.count("commit") == HASTY.tries
 
 
+def test_waiting_for_another_commit_leaves_nothing_unclear(hub: LocalHub) -> None:
+    hub.fault("status", endpoint="commit", status=409, times=None)
+    s = store(hub, patience=replace(HASTY, pause=9, longest=9))
+
+    async def main() -> None:
+        with s.limit(2):
+            await s.commit(hub.head(REPO), {"x": b"1"}, [], TITLE)
+
+    begin = time.monotonic()
+    assert not fails(Unavailable, main()).unclear
+    assert time.monotonic() - begin < 2, "began a wait that can't end in time"
+
+
 def test_behind_our_own_commit_that_is_still_under_way(hub: LocalHub) -> None:
     """It was cut off, then another try meets 409, then 412: that other commit is ours."""
     hub.settings(commit_seconds=0.3)
@@ -348,6 +362,10 @@ def test_no_hang_outlives_a_limit(hub: LocalHub, endpoint: str) -> None:
     begin = time.monotonic()
     assert fails(Unavailable, main()).unclear == (endpoint in ("commit", "commits"))
     assert time.monotonic() - begin < 1.5
+    deadline = time.monotonic() + 2
+    while (left := [t for t in threading.enumerate() if t.name == "sidecar-hub"]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert left == [], "a given up thread still waits for the Hub"
 
 
 def test_a_hub_that_is_down_is_no_unclear_commit(hub: LocalHub) -> None:
