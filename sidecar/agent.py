@@ -180,7 +180,11 @@ class Agent:
             lease = "" if branch else "; lease released"
             log.info(f"last sync: durable {result.snapshot}, {where}{result.changed:,} changed{lease}")
         else:
-            log.error(f"the last sync failed: {result.error}. What changed since the last snapshot is lost")
+            since = self.state.sync.snapshot or "the start"
+            log.error(
+                f"the last sync failed: {result.error.rstrip('.')}. What changed since {since} is on this disk only:"
+                " if it survives, the next start sends the rest"
+            )
         self.link.say("done")
         return 0 if result.ok else EX_FAILED
 

@@ -18,7 +18,7 @@ from sidecar.errors import ConfigError, RestoreFailed, SidecarError, TryLater
 from sidecar.recovery import record as records
 from sidecar.recovery import report
 from sidecar.recovery import start as starting
-from sidecar.recovery.claim import Claimed, Moved, read_lease, refusal
+from sidecar.recovery.claim import Moved, read_lease, refusal
 from sidecar.recovery.lease import Me, Refuse, Tenure, decide
 from sidecar.recovery.locks import RootLocks
 from sidecar.recovery.record import Record

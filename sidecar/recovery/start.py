@@ -19,11 +19,11 @@ from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, rea
 from sidecar.recovery.lease import Lease, Me, Tenure
 from sidecar.recovery.origin import Origin, find, way_out
 from sidecar.recovery.record import Record
-from sidecar.recovery.restore import Restored, restore
+from sidecar.recovery.restore import Restored, read_manifest, restore
 from sidecar.recovery.trouble import Damaged
 from sidecar.roots import Root
 from sidecar.snapshot.index import Index
-from sidecar.snapshot.manifest import Manifest
+from sidecar.snapshot.manifest import Manifest, SnapshotId
 from sidecar.state import State
 from sidecar.stores.base import Access, Denied, NotFound, Revision, Store, StoreError, Unavailable
 
@@ -359,34 +359,40 @@ async def regain(store: Store, recovered: Recovered, me: Me) -> Claimed | None:
     return taken if isinstance(taken, Claimed) else None
 
 
-async def reattach(
-    store: Store, index: Index, plan: Plan, alive: Callable[[], None] = lambda: None
-) -> tuple[Claimed | None, Manifest | None, Revision | None, bool]:
-    """Beside a main that already runs: pick up from the index, restoring nothing.
+@dataclass(frozen=True, slots=True)
+class Reattached:
+    """What an agent finds beside a main that already runs.
 
-    Gives the lease (None where another instance has it), the head's manifest, the head, and whether the index
-    describes it. Raises Moved, StoreError.
+    ``taken`` is None where another instance has the lease; ``intact`` tells whether the index describes
+    ``manifest``, the head's. ``sent`` is the number of a snapshot that may still be on its way from the agent before.
     """
-    from sidecar.recovery.restore import read_manifest
 
+    taken: Claimed | None
+    manifest: Manifest | None
+    head: Revision
+    intact: bool
+    sent: SnapshotId | None
+
+
+async def reattach(store: Store, index: Index, plan: Plan) -> Reattached:
+    """Beside a main that already runs: pick up from the index, restoring nothing. Raises Moved, SidecarErrors."""
     head = await store.head()
     if head is None:
         raise Unavailable(f"{store.url} has no head any more")
     manifest = await read_manifest(store, head, plan.state_dir)
     found = await read_lease(store, head)
-    if found is not None and (found.instance != plan.me.instance or found.state == "released"):
-        return None, manifest, head, False
-    known = await asyncio.to_thread(index.known)
-    pending = await asyncio.to_thread(index.pending)
-    if manifest is not None and pending is not None:
-        if pending == manifest.snapshot:
+    sent = await asyncio.to_thread(index.pending)
+    if found is not None and found.instance != plan.me.instance:
+        return Reattached(None, manifest, head, False, sent)
+    if manifest is not None and sent is not None:
+        if sent == manifest.snapshot:
             await asyncio.to_thread(index.promote, plan.store_id, head)
         else:
             await asyncio.to_thread(index.discard)
-        known = await asyncio.to_thread(index.known)
+    known = await asyncio.to_thread(index.known)
     intact = manifest is None or (
         known is not None and known.store == plan.store_id and known.snapshot == manifest.snapshot
     )
     least = manifest.snapshot.epoch if manifest else 0
-    taken = await claim(store, head, found, plan.me, least, Waiting(0.0), alive)
-    return (taken if isinstance(taken, Claimed) else None), manifest, head, intact
+    taken = await claim(store, head, found, plan.me, least, Waiting(0.0), lambda: None)
+    return Reattached(taken if isinstance(taken, Claimed) else None, manifest, head, intact, sent)

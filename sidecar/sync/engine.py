@@ -28,6 +28,9 @@ from sidecar.sync.pack import Package, pack, unpack_failed
 from sidecar.sync.survey import Look, Survey, Surveyor
 from sidecar.sync.watch import Hints, Watcher
 
+SMALL = 1024 * 1024
+"""Bytes that a store takes in a moment: a commit of no more that gets no answer is a commit that hangs."""
+
 Why = Literal["automatic", "checkpoint", "asked", "stop", "final", "handoff"]
 
 
@@ -104,7 +107,7 @@ class Engine:
         self._suppressed = 0
         self._denied_logged = False
         self._checkpoint: asyncio.Task[Result] | None = None
-        self._stopping = False
+        self._weight = 0  # bytes of the commit that is, or was, under way
 
     # --- watching -------------------------------------------------------------------------------------------------
 
@@ -186,13 +189,30 @@ class Engine:
         """
         until = until if until is not None else time.monotonic() + 3600
         try:
-            await asyncio.wait_for(self._lock.acquire(), max(until - time.monotonic(), 0.01))
+            if why == "final" and self._lock.locked():
+                await self._make_way(until)
+            else:
+                await asyncio.wait_for(self._lock.acquire(), max(until - time.monotonic(), 0.01))
         except TimeoutError:
-            return Result(False, error="another sync was still under way", code="timeout")
+            why_not = self.state.sync.error or "the store has not answered yet"
+            return Result(False, error=f"another sync was still under way: {why_not.rstrip('.')}", code="timeout")
         try:
             return await self._snapshot(why, until)
         finally:
             self._lock.release()
+
+    async def _make_way(self, until: float) -> None:
+        """Take the lock for the last sync: a small commit that hangs is cut while there is time for another.
+
+        A large one may need all of the time, and would only begin anew. Raises TimeoutError.
+        """
+        left = max(until - time.monotonic(), 0.01)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._lock.acquire(), left / 2)
+            return
+        if self._weight <= SMALL:
+            self.line.cut()
+        await asyncio.wait_for(self._lock.acquire(), left / 2)
 
     async def _snapshot(self, why: Why, until: float) -> Result:
         self._collect()
@@ -230,6 +250,7 @@ class Engine:
         return result
 
     async def _attempt(self, why: Why, look: Look, folder: Path, until: float, first: float) -> Result:
+        await self._settle_unclear(until)
         for _ in range(4):
             await asyncio.to_thread(_fresh, folder)
             survey = await asyncio.to_thread(self.surveyor.look, look, folder)
@@ -257,6 +278,7 @@ class Engine:
             title = package.title + (f" (from {self._from})" if self._from else "")
             if closing and self.tenure is not None and self.line.branch is None:
                 put.update({LEASE: self.tenure.released(clean=True)})
+            self._weight = package.bytes
             try:
                 revision = await self.line.commit(put, package.delete, title, automatic=why == "automatic", until=until)
             except Edited:
@@ -273,6 +295,18 @@ class Engine:
             self._durable(number, revision, package, survey, rides, first)
             return self._result(survey, package.changed)
         raise Unavailable("the store's head moves faster than we can follow; the next sync tries again")
+
+    async def _settle_unclear(self, until: float) -> None:
+        """What the last commit put is still pending in the index: promote it if it got through after all."""
+        if not await self.line.resolve(until):
+            return
+        number, revision = await asyncio.to_thread(self.index.pending), self.line.head
+        if number is not None and revision is not None:
+            await asyncio.to_thread(self.index.promote, self.options.store_id, revision)
+            self.line.snapshot = number
+            self._reassert, self._from = False, None
+            self.state.sync.snapshot, self.state.sync.revision = str(number), revision
+            log.debug(f"{number} was committed after all")
 
     def _result(self, survey: Survey, changed: int) -> Result:
         troubled = {**survey.unreadable, **survey.stale}

@@ -7,6 +7,7 @@ What others do wrong is to upload the empty state after a failed restore. Here a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Literal, Protocol
 
 from sidecar import log
 from sidecar.snapshot.manifest import LEASE, SnapshotId, snapshot_in
-from sidecar.stores.base import Conflict, NotFound, Revision, Source, Store, StoreError, Unavailable
+from sidecar.stores.base import Commit, Conflict, NotFound, Revision, Source, Store, StoreError, Unavailable
 from sidecar.sync.pace import Budget, backoff
 
 Verdict = Literal["mine", "requested", "fenced", "lost"]
@@ -41,12 +42,14 @@ class Tenure(Protocol):
 class Base:
     """What this life started from: a restored snapshot at ``revision``, or a confirmed cold start (no snapshot).
 
-    ``branch`` is None on the main line; a side branch (``orphan/…``, ``fenced/…``) starts at ``revision``.
+    ``branch`` is None on the main line; a side branch (``orphan/…``, ``fenced/…``) starts at ``revision``. ``sent`` is
+    the number of a snapshot that may still be on its way: it is never given out again.
     """
 
     revision: Revision | None
     snapshot: SnapshotId | None
     branch: str | None = None
+    sent: SnapshotId | None = None
 
 
 class Fenced(Exception):
@@ -71,12 +74,18 @@ class Line:
         self.branch = base.branch
         self.head = base.revision
         self.snapshot = base.snapshot
-        self._branched = False
+        self.unclear: str | None = None
+        """The title of a commit whose answer never came; ``resolve`` finds out what became of it."""
+        self._sent = base.sent
+        self._cut = asyncio.Event()
 
     def next_id(self) -> SnapshotId:
-        """The id of the next snapshot: above all that came before."""
+        """The id of the next snapshot: above all that came before, and above what was sent without an answer.
+
+        Titles are how a commit of ours is known again: no two of them may be the same.
+        """
         epoch = self.tenure.epoch if self.tenure else (self.snapshot.epoch if self.snapshot else 0)
-        last = self.snapshot
+        last = max((n for n in (self.snapshot, self._sent) if n is not None), default=None)
         if last is None or last.epoch < epoch:
             return SnapshotId(epoch, 1)
         return SnapshotId(last.epoch, last.sequence + 1)
@@ -93,56 +102,91 @@ class Line:
         Raises Fenced, Edited, Refused, Denied, Unavailable and the other StoreErrors.
         """
         delete = list(delete)
-        failures = 0
+        number = snapshot_in(message)
+        if number is not None:
+            self._sent = SnapshotId.parse(number)
+        self._cut.clear()
+        failures, unclear = 0, False
         while True:
             self.budget.note(time.monotonic(), automatic=automatic)
             try:
-                revision = await asyncio.wait_for(
-                    self.store.commit(self.head, put, delete, message, self.branch),
-                    max(until - time.monotonic(), 0.1),
-                )
+                revision = await self._send(put, delete, message, until)
             except Conflict:
                 landed = await self._landed(message, until)
                 if landed is None:
                     await self._settle_conflict(until)
                     raise Edited from None
                 revision = landed
-            except (TimeoutError, Unavailable) as error:
-                unclear = isinstance(error, TimeoutError) or error.unclear
+            except Unavailable as error:
+                unclear = unclear or error.unclear
                 landed = await self._landed(message, until) if unclear else None
                 if landed is None:
                     failures += 1
-                    wait = backoff(failures, 0.5, 15.0, getattr(error, "retry_after", None))
-                    if failures >= 3 or time.monotonic() + wait > until:
-                        if isinstance(error, TimeoutError):
-                            raise Unavailable("the store gave no answer in time", unclear=True) from None
+                    wait = backoff(failures, 0.5, 15.0, error.retry_after)
+                    if failures >= 3 or self._cut.is_set() or time.monotonic() + wait > until:
+                        self.unclear = message if unclear else None
                         raise
-                    await asyncio.sleep(wait)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._cut.wait(), wait)
                     continue
                 revision = landed
             self.head = revision
             return revision
 
-    async def _landed(self, message: str, until: float) -> Revision | None:
-        """Whether a commit of ours that had no clear answer is in the history, and as which revision."""
-        wanted = snapshot_in(message)
+    def cut(self) -> None:
+        """Give up the commit that is under way: something that matters more waits for it."""
+        self._cut.set()
+
+    async def _send(self, put: Mapping[str, Source], delete: list[str], message: str, until: float) -> Revision:
+        sending = asyncio.ensure_future(self.store.commit(self.head, put, delete, message, self.branch))
+        cut = asyncio.ensure_future(self._cut.wait())
         try:
-            limit = max(min(until - time.monotonic(), 30.0), 1.0)
-            history = await asyncio.wait_for(self.store.history(5, self.branch), limit)
+            limit = max(until - time.monotonic(), 0.1)
+            await asyncio.wait({sending, cut}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                return sending.result()
+            raise Unavailable("the store gave no answer in time", unclear=True)
+        finally:
+            sending.cancel()
+            cut.cancel()
+
+    async def _landed(self, message: str, until: float) -> Revision | None:
+        """Whether a commit of ours that had no clear answer is the head, on top of ours, and as which revision."""
+        try:
+            limit = max(min(until - time.monotonic(), 30.0), 0.1)
+            history = await asyncio.wait_for(self.store.history(2, self.branch), limit)
         except NotFound:
             return None
         except (StoreError, TimeoutError) as error:
             log.debug(f"can't tell yet whether {message!r} landed: {error}")
             return None
-        for commit in history:
-            if commit.title == message or (wanted is not None and snapshot_in(commit.title) == wanted):
-                # Only as the very head is it what we think it is.
-                return commit.revision if commit is history[0] else None
-        return None
+        return self._ours(history, message)
+
+    def _ours(self, history: list[Commit], message: str) -> Revision | None:
+        if not history or history[0].title != message:
+            return None
+        on_top = self.head is None or len(history) < 2 or history[1].revision == self.head
+        return history[0].revision if on_top else None
+
+    async def resolve(self, until: float) -> bool:
+        """Whether the commit whose answer never came got through after all: then it is the head. Raises StoreError."""
+        if self.unclear is None:
+            return False
+        limit = max(min(until - time.monotonic(), 30.0), 0.1)
+        try:
+            history = await asyncio.wait_for(self.store.history(2, self.branch), limit)
+        except NotFound:
+            history = []
+        except TimeoutError:
+            raise Unavailable("the store gave no answer in time") from None
+        revision, self.unclear = self._ours(history, self.unclear), None
+        if revision is not None:
+            self.head = revision
+        return revision is not None
 
     async def _settle_conflict(self, until: float) -> None:
         """The head is not what we committed last: find out whose it is. Raises Fenced; else the head is taken over."""
-        limit = max(min(until - time.monotonic(), 60.0), 1.0)
+        limit = max(min(until - time.monotonic(), 60.0), 0.1)
         if self.branch is not None:
             history = await asyncio.wait_for(self.store.history(1, self.branch), limit)
             self.head = history[0].revision if history else self.head

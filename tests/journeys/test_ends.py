@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -259,7 +260,7 @@ def the_store_away_at_the_end(tmp: Path) -> None:
     """Out in time, and the owner is told what is lost; a disk that survives brings it to the store later."""
     with on_hub(tmp, SIDECAR_SHUTDOWN_GRACE="4s", SIDECAR_STOP_TIMEOUT="1s") as (space, hub):
         started(space)
-        for fault in ({"action": "status", "status": 503}, {"action": "hang"}):
+        for fault, words in (({"action": "status", "status": 503}, "503|answer|in time"), ({"action": "hang"}, "answer|in time")):
             hub.fault(path=REPO, times=None, **fault)
             (space.disk / "data/late").write_text(str(fault))
             began = time.monotonic()
@@ -267,13 +268,37 @@ def the_store_away_at_the_end(tmp: Path) -> None:
             assert time.monotonic() - began < 5, space.said()
             lines = space.said().rpartition("SIGTERM: main has")[2]
             assert "ERROR" in lines
-            assert "last sync" in lines
+            assert re.search(f"the last sync failed: .*({words}).* since [0-9.]+ is on this disk only", lines), lines
             assert "Traceback" not in lines
             hub.clear_faults()
             space.start("sh", "-c", "exec sleep 1000")
             space.running(30)
             space.checkpoint()
             assert hub.read(REPO, "data/late").decode() == str(fault)
+
+
+def a_commit_that_hangs_at_the_end(tmp: Path) -> None:
+    """Its answer never comes, whether it got through or not: the last sync goes past it, and has all of the rest."""
+    with on_hub(tmp, SIDECAR_SHUTDOWN_GRACE="6s", SIDECAR_STOP_TIMEOUT="1s") as (space, hub):
+        started(space)
+        for action in ("hang", "land_then_hang"):
+            fault = hub.fault(action, endpoint="commit", times=1)
+            (space.disk / "data/one").write_text(f"one {action}")
+            while not hub.fired(fault):
+                space.wait(lambda s: True)
+                time.sleep(0.05)
+            (space.disk / "data/two").write_text(f"two {action}")
+            assert space.end() == 143
+            assert "ERROR" not in space.said()
+            titles = [c["title"] for c in hub.commits(REPO)]
+            assert len(titles) == len(set(titles)), titles
+            assert hub.read(REPO, "data/two").decode() == f"two {action}"
+            assert json.loads(hub.read(REPO, LEASE))["state"] == "released"
+            assert restored(space)["data/one"].decode() == f"one {action}"
+            space.start("sh", "-c", IDLE)
+            space.running()
+            space.checkpoint()
+        assert "edited by somebody else" not in space.said()
 
 
 def two_on_the_same_roots(tmp: Path) -> None:
@@ -309,6 +334,7 @@ JOBS: dict[str, Callable[[Path], None]] = {
     job.__name__: job
     for job in (
         the_store_away_at_the_end,
+        a_commit_that_hangs_at_the_end,
         after_mains_that_end_at_once,
         stopped_before_ready,
         after_main_is_killed,
