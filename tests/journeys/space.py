@@ -27,6 +27,20 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def on_tmpfs(*where: str) -> list[str]:
+    """A command that has small file systems of its own: ``SIZE:FOLDER`` each, seen by nobody else."""
+    mounts = [
+        f"mkdir -p '{folder}' && mount -t tmpfs -o size={size},mode=755 tmpfs '{folder}' &&"
+        for size, _, folder in (item.partition(":") for item in where)
+    ]
+    return ["unshare", "--mount", "sh", "-c", f'{" ".join(mounts)} exec "$@"', "sh"]
+
+
+def can_mount() -> bool:
+    """May this machine's user have mounts of its own?"""
+    return os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
 class Space:
     """One Space under ``home``: its roots' folder ``disk``, its state dir, and its environment."""
 
@@ -48,11 +62,13 @@ class Space:
             "SIDECAR_HANDOFF_WAIT": "1s",
             **settings,
         }
+        self.within: list[str] = []
+        """A command that goes before ours, and executes what follows it."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *command: str, **extra: str) -> subprocess.Popen[bytes]:
         """`sidecar run -- command`, in a session of its own; its output goes to ``log``."""
-        argv = [sys.executable, "-m", "sidecar", "run", "--", *(command or ("sleep", "1000"))]
+        argv = [*self.within, sys.executable, "-m", "sidecar", "run", "--", *(command or ("sleep", "1000"))]
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
                 argv, env={**self.env, **extra}, stdout=out, stderr=out, start_new_session=True, cwd=self.home

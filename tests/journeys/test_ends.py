@@ -260,7 +260,10 @@ def the_store_away_at_the_end(tmp: Path) -> None:
     """Out in time, and the owner is told what is lost; a disk that survives brings it to the store later."""
     with on_hub(tmp, SIDECAR_SHUTDOWN_GRACE="4s", SIDECAR_STOP_TIMEOUT="1s") as (space, hub):
         started(space)
-        for fault, words in (({"action": "status", "status": 503}, "503|answer|in time"), ({"action": "hang"}, "answer|in time")):
+        for fault, words in (
+            ({"action": "status", "status": 503}, "503|answer|in time"),
+            ({"action": "hang"}, "answer|in time"),
+        ):
             hub.fault(path=REPO, times=None, **fault)
             (space.disk / "data/late").write_text(str(fault))
             began = time.monotonic()
