@@ -13,9 +13,9 @@ from typing import Literal
 
 from sidecar.errors import ManifestError
 from sidecar.snapshot.exclude import STAGING_PREFIX
+from sidecar.snapshot.found import SIDE_FILES
 from sidecar.snapshot.index import Row, Stat
 from sidecar.snapshot.manifest import Entry, Manifest, root_of
-from sidecar.snapshot.scan import SIDE_FILES
 
 ANY = (1 << 32) - 1
 """As a uid or gid: whatever it is. (chown(2) reads it so too.)"""

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 
+from sidecar.snapshot.found import SQLITE_MAGIC
 from sidecar.snapshot.index import Stat
-from sidecar.snapshot.scan import SQLITE_MAGIC
 
 Tick = Callable[[], None]
 """Called every now and then by long work: says that it moves, and may raise to end it."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
-from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+from sidecar import log
+from sidecar.snapshot.gitignore import Pattern, parse
 
 IGNORE_FILE = ".sidecarignore"
 STAGING_PREFIX = ".sidecar-tmp-"
@@ -19,34 +22,44 @@ class Patterns:
     """Gitignore-style patterns over paths relative to a root; the last one that matches decides."""
 
     def __init__(self, lines: Iterable[str]) -> None:
-        compiled = [GitIgnoreSpecPattern(line) for line in lines]
-        self._all = [(re.compile(p.regex.pattern), bool(p.include)) for p in compiled if p.regex is not None]
+        self._all = [pattern for line in lines if (pattern := _compiled(line)) is not None]
         # Almost no path matches anything: one search in one expression settles those.
-        self._any = re.compile("|".join(f"(?:{_anonymous(r.pattern)})" for r, _ in self._all)) if self._all else None
+        self._any = re.compile("|".join(f"(?:{e.pattern})" for e, _ in self._all), re.DOTALL) if self._all else None
 
     def match(self, relative: str, is_dir: bool) -> bool:
         """Whether ``relative`` (``/``-separated) is excluded; what lies below an excluded folder is never asked."""
-        subject = relative + "/" if is_dir else relative
-        if self._any is None or self._any.match(subject) is None:
+        if self._any is None or self._any.fullmatch(relative) is None:
             return False
-        for pattern, include in reversed(self._all):
-            if pattern.match(subject) is not None:
-                return bool(include)
+        for expression, pattern in reversed(self._all):
+            if (is_dir or not pattern.folders_only) and expression.fullmatch(relative) is not None:
+                return pattern.excludes
         return False
 
 
-def _anonymous(expression: str) -> str:
-    """Named groups can't stand twice in one expression, and nobody asks for them."""
-    return re.sub(r"\(\?P<[^>]+>", "(?:", expression)
+@lru_cache(maxsize=1024)
+def _compiled(line: str) -> tuple[re.Pattern[str], Pattern] | None:
+    try:
+        pattern = parse(line)
+        return None if pattern is None else (re.compile(pattern.expression, re.DOTALL), pattern)
+    except (ValueError, re.error) as error:
+        log.warning(f"the exclude pattern {line!r} is passed over: {error}. Nothing is excluded by it")
+        return None
 
 
 def ignore_lines(root: str) -> list[str]:
     """The patterns that the root's own ``.sidecarignore`` adds; none where it can't be read."""
     try:
-        with open(os.path.join(root, IGNORE_FILE), encoding="utf-8", errors="surrogateescape") as file:
-            return file.read(1 << 20).splitlines()
+        # A pipe of that name must not stop a scan for good.
+        fd = os.open(os.path.join(root, IGNORE_FILE), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return []
+    try:
+        raw = os.pread(fd, 1 << 20, 0) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    return raw.decode("utf-8-sig", "surrogateescape").split("\n")
 
 
 def own_paths(state_dir: str, environ: Mapping[str, str], store_folder: str | None) -> tuple[str, ...]:
@@ -79,11 +92,10 @@ class Excluder:
             return True
         return self.patterns.match(relative, is_dir)
 
-    def hides(self, relative: str) -> bool:
+    def hides(self, relative: str, is_dir: bool) -> bool:
         """Whether ``relative`` or a folder above it is excluded: for entries that are no longer found on disk."""
         parts = relative.split("/")
+        last = len(parts) - 1
         return any(
-            self.excluded("/".join(parts[: n + 1]), parts[n], is_dir)
-            for n in range(len(parts))
-            for is_dir in ((True,) if n + 1 < len(parts) else (True, False))
+            self.excluded("/".join(parts[: n + 1]), parts[n], is_dir if n == last else True) for n in range(len(parts))
         )

@@ -287,6 +287,27 @@ class Index:
             ).fetchall()
         return [_unpack(r) for r in rows]
 
+    def orphans(self, root: str) -> list[Row]:
+        """The rows below ``root`` whose folder has no row of its own."""
+        raw = os.fsencode(root)
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM entries AS e WHERE path>? AND path<?"
+                " AND NOT EXISTS (SELECT 1 FROM entries AS p WHERE p.path=e.parent) ORDER BY path",
+                (raw + b"/", raw + b"0"),
+            ).fetchall()
+        return [_unpack(r) for r in rows]
+
+    def forget_folders(self, root: str) -> None:
+        """Know no place of ``root``'s folders: their device has another number than when they were seen."""
+        raw = os.fsencode(root)
+        with self._lock, self._transaction():
+            self._db.execute(
+                "UPDATE entries SET dev=NULL, ino=NULL, st_size=NULL, st_mtime=NULL, ctime=NULL"
+                " WHERE kind='dir' AND (path=? OR (path>? AND path<?))",
+                (raw, raw + b"/", raw + b"0"),
+            )
+
     def rows(self) -> Iterator[Row]:
         """Every row in path order; a snapshot of the moment of the call in pieces of 1,000."""
         last = b""

@@ -6,36 +6,17 @@ was, is a deletion. Whatever else can't be seen is *unreadable* and its old entr
 
 from __future__ import annotations
 
-import errno
 import os
 import stat as st
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sidecar.snapshot.exclude import Excluder
-from sidecar.snapshot.index import Index, Row, Stat
-from sidecar.snapshot.manifest import Kind
-
-SIDE_FILES = ("-wal", "-shm", "-journal")
-"""Endings of the files that SQLite keeps beside a database; they are no entries, but changes of it."""
-
-SQLITE_MAGIC = b"SQLite format 3\0"
+from sidecar.snapshot.found import SIDE_FILES, Found, database_of, found, is_database
+from sidecar.snapshot.index import Index, Row
 
 RootKind = Literal["dir", "file", "absent", "unreadable"]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Something on disk that is to be staged. ``absolute`` is where, ``path`` its name in the snapshot."""
-
-    path: str
-    absolute: str
-    kind: Kind
-    mode: int
-    uid: int
-    gid: int
-    stat: Stat
 
 
 @dataclass(slots=True)
@@ -45,297 +26,296 @@ class Scan:
     root: str
     kind: RootKind = "dir"
     full: bool = False
+    device: int | None = None  # st_dev of the root, where it is there
     changed: list[Found] = field(default_factory=list)
-    touched: list[Found] = field(default_factory=list)  # folders with another mtime: no reason for a commit
+    touched: list[Found] = field(default_factory=list)  # folders with another mtime or place: no reason for a commit
     missing: list[str] = field(default_factory=list)  # entries that were deleted
     unreadable: dict[str, str] = field(default_factory=dict)  # entry or path -> why it can't be looked at
     excluded: int = 0
     skipped: int = 0  # sockets, devices and pipes
-    seen: int = 0
 
 
 def scan_root(name: str, path: str, index: Index, excluder: Excluder, device: int | None) -> Scan:
-    """Compare all of one root with the index. ``device`` is st_dev after restore, None where it was absent. Blocks."""
-    out = Scan(name, full=True)
-    found = _root(out, name, path, device)
-    if found is None:
-        if out.kind == "absent":
-            out.missing.extend(r.entry.path for r in index.under(name))
-        return out
-    _compare(out, found, index.get(name))
-    if found.kind != "dir":
-        out.missing.extend(r.entry.path for r in index.under(name)[1:])
-        return out
-    _walk(out, name, path, path, index, excluder)
-    return out
+    """Compare all of one root with the index. ``device`` is st_dev after restore, None where it was absent.
+
+    ``path`` is where the root is, no symlink. Blocks.
+    """
+    look = _Look(Scan(name, full=True), name, path, index, excluder)
+    if look.root(device):
+        look.walk("")
+        look.orphans()
+    return look.out
 
 
 def scan_paths(
     name: str, path: str, relatives: Iterable[str], index: Index, excluder: Excluder, device: int | None
 ) -> Scan:
     """Compare only ``relatives`` (paths below the root; "" is the root itself) with the index. Blocks."""
-    out = Scan(name)
-    found = _root(out, name, path, device)
-    if found is None:
-        if out.kind == "absent":
-            out.missing.extend(r.entry.path for r in index.under(name))
-        return out
-    _compare(out, found, index.get(name))
-    if found.kind != "dir":
-        return out
-    done: set[str] = set()
-    gone: set[str] = set()
-    for relative in sorted(set(relatives)):
-        if relative:
-            _look(out, name, path, _database(path, relative), index, excluder, done, gone)
-    return out
-
-
-def _root(out: Scan, name: str, path: str, device: int | None) -> Found | None:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        parent_ok = error.errno in (errno.ENOENT, errno.ENOTDIR) and os.access(os.path.dirname(path), os.R_OK | os.X_OK)
-        if (error.errno in (errno.ENOENT, errno.ENOTDIR)) and (parent_ok or device is None):
-            out.kind = "absent"
+    before = index.get(name)
+    look = _Look(Scan(name), name, path, index, excluder)
+    if look.root(device):
+        if before is None or before.entry.kind != "dir" or look.swapped(before, ""):
+            look.walk("")  # another folder than the one that the index describes
         else:
-            out.kind = "unreadable"
-            out.unreadable[name] = _why(error)
+            for relative in sorted(set(relatives)):
+                look.hint(relative)
+    return look.out
+
+
+def _absent(path: str, device: int | None) -> str | None:
+    """Why a root that isn't there can't be called deleted; None where it can."""
+    if device is None:
         return None
-    if device is not None and status.st_dev != device:
-        out.kind = "unreadable"
-        out.unreadable[name] = "another device is mounted there than after restore (a volume went away?)"
-        return None
-    if st.S_ISDIR(status.st_mode):
-        out.kind = "dir"
-        return _found(name, path, "dir", status)
-    if st.S_ISREG(status.st_mode):
-        out.kind = "file"
-        return _file(name, path, status, {})
-    out.kind = "unreadable"
-    out.unreadable[name] = "neither a file nor a folder"
+    above = path
+    while True:
+        above = os.path.dirname(above)
+        try:
+            status = os.stat(above)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            return _why(error)
+        if st.S_ISDIR(status.st_mode):
+            break
+    if not os.access(above, os.R_OK | os.X_OK):
+        return "it isn't there, but the folder above it can't be read"
+    if status.st_dev != device:
+        return "it isn't there, nor is the device that it was on after restore (a volume went away?)"
     return None
 
 
-def _walk(out: Scan, prefix: str, root: str, top: str, index: Index, excluder: Excluder) -> None:
-    stack = [top]
-    while stack:
-        folder = stack.pop()
-        relative = folder[len(root) :].lstrip("/")
-        name = f"{prefix}/{relative}" if relative else prefix
-        known = index.children(name)
+@dataclass(slots=True)
+class _Look:
+    """One look at one root. ``closed`` are paths below which nothing is left to look at, ``open`` known folders."""
+
+    out: Scan
+    name: str
+    top: str
+    index: Index
+    excluder: Excluder
+    closed: set[str] = field(default_factory=set)
+    open: set[str] = field(default_factory=set)
+
+    def root(self, device: int | None) -> bool:
+        """Compare the root itself; whether it is a folder that is to be looked into."""
+        out, name = self.out, self.name
         try:
-            with os.scandir(folder) as listing:
-                items = {item.name: item for item in listing}
-            here = os.stat(folder).st_dev
+            status = os.stat(self.top)
+        except (FileNotFoundError, NotADirectoryError):
+            why = _absent(self.top, device)
+            if why is None:
+                out.kind = "absent"
+                out.missing.extend(r.entry.path for r in self.index.under(name))
+                return False
+            return self._no_root(why)
         except OSError as error:
-            if error.errno == errno.ENOENT:
-                continue  # deleted since its parent was listed: the next scan sees that
-            out.unreadable[name] = _why(error)
-            continue
-        before = index.get(name)
-        moved = before is not None and before.stat is not None and before.stat.dev != here
-        for item_name, item in items.items():
-            path = f"{name}/{item_name}"
-            below = f"{relative}/{item_name}" if relative else item_name
-            row = known.pop(path, None)
+            return self._no_root(_why(error))
+        if device is not None and status.st_dev != device:
+            return self._no_root("another device is mounted there than after restore (a volume went away?)")
+        here = found(name, self.top, status)
+        if here is None or here.kind == "symlink":
+            return self._no_root("neither a file nor a folder")
+        out.kind = here.kind
+        out.device = status.st_dev
+        self._compare(here, self.index.get(name))
+        return here.kind == "dir"
+
+    def _no_root(self, why: str) -> bool:
+        self.out.kind = "unreadable"
+        self.out.unreadable[self.name] = why
+        return False
+
+    def walk(self, top: str) -> None:
+        """Compare all that lies in the folder ``top``; the folder itself was compared before."""
+        stack = [top]
+        while stack:
+            relative = stack.pop()
+            path, folder = self._path(relative), self._at(relative)
+            known = self.index.children(path)
             try:
-                is_dir = item.is_dir(follow_symlinks=False)
-                if excluder.excluded(below, item_name, is_dir):
-                    out.excluded += 1
-                    continue
-                if _is_side_file(item_name, folder, items):
-                    if row is not None:
-                        out.missing.append(path)
-                    continue
-                status = item.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
+                with os.scandir(folder) as listing:
+                    items = {item.name: item for item in listing}
+                status = os.lstat(folder)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # it went since its parent was listed: the next scan sees that
             except OSError as error:
-                out.unreadable[path] = _why(error)
+                self.out.unreadable[path] = _why(error)
                 continue
-            found = _from(path, item.path, status, items)
-            if found is None:
-                out.skipped += 1
-                if row is not None:
-                    out.missing.append(path)
+            if not st.S_ISDIR(status.st_mode):
+                continue  # a link came in its place: what was listed may be anybody's
+            for item_name, item in items.items():
+                below = f"{relative}/{item_name}" if relative else item_name
+                row = known.pop(f"{path}/{item_name}", None)
+                try:
+                    is_dir = item.is_dir(follow_symlinks=False)
+                    if self.excluder.excluded(below, item_name, is_dir):
+                        self.out.excluded += 1
+                        continue
+                    status_of = item.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    self.out.unreadable[f"{path}/{item_name}"] = _why(error)
+                    continue
+                self._item(below, status_of, row, items)
+                if is_dir:
+                    stack.append(below)
+            covered = bool(known) and self._covered(path, status.st_dev)
+            for row in known.values():
+                self._lost(row.entry.path[len(self.name) + 1 :], [row], covered)
+
+    def orphans(self) -> None:
+        """Entries whose folder is no entry: no walk of the folders that there are comes by them."""
+        said = set(self.out.missing)
+        for row in self.index.orphans(self.name):
+            if row.entry.path not in said:
+                self._lost(row.entry.path[len(self.name) + 1 :], [row], covered=False)
+
+    def hint(self, relative: str) -> None:
+        """Compare one path that the watcher named, or the highest folder above it that is new or gone."""
+        parts = relative.split("/") if relative else []
+        for depth in range(1, len(parts) + 1):
+            below, last = "/".join(parts[:depth]), depth == len(parts)
+            if below in self.closed:
+                return
+            if below in self.open and not last:
                 continue
-            if is_dir:
-                stack.append(item.path)
-            elif row is not None and row.entry.kind == "dir":
-                out.missing.extend(r.entry.path for r in index.under(path)[1:])
-            _compare(out, found, row)
-        for path, row in known.items():
-            below = path[len(prefix) + 1 :]
-            if excluder.hides(below):
-                out.excluded += 1  # newly excluded: carried forward until `sidecar forget`
-            elif moved:
-                out.unreadable[path] = "its folder is on another device than before"
-            else:
-                out.missing.extend([path] if row.entry.kind != "dir" else [r.entry.path for r in index.under(path)])
+            path = self._path(below)
+            try:
+                status = os.lstat(self._at(below))
+            except (FileNotFoundError, NotADirectoryError):
+                self.closed.add(below)
+                self._gone(below)
+                return
+            except OSError as error:
+                self.closed.add(below)
+                self.out.unreadable[path] = _why(error)
+                return
+            is_dir = st.S_ISDIR(status.st_mode)
+            if self.excluder.excluded(below, parts[depth - 1], is_dir):
+                self.closed.add(below)
+                return
+            row = self.index.get(path)
+            if not is_dir:
+                self.closed.add(below)
+                self._leaf(below, status, row)
+                return
+            if below not in self.open:
+                self.open.add(below)
+                self._item(below, status, row, None)
+            if row is None or row.entry.kind != "dir" or self.swapped(row, below):
+                self.closed.add(below)
+                self.walk(below)
+                return
 
-
-def _look(
-    out: Scan,
-    name: str,
-    root: str,
-    relative: str,
-    index: Index,
-    excluder: Excluder,
-    done: set[str],
-    gone: set[str],
-) -> None:
-    """One path that the watcher named: it, or the highest folder above it that the index doesn't know or that is gone."""
-    parts = relative.split("/")
-    for depth in range(1, len(parts) + 1):
-        below = "/".join(parts[:depth])
-        if below in gone:
-            return
-        path, absolute = f"{name}/{below}", f"{root}/{below}"
-        last = depth == len(parts)
-        if below in done and not last:
-            continue
+    def swapped(self, row: Row, relative: str) -> bool:
+        """Whether the folder isn't the one that the index knows by this name: then nothing in it is known."""
+        if row.stat is None:
+            return True
         try:
-            status = os.lstat(absolute)
-        except FileNotFoundError:
-            gone.add(below)
-            rows = index.under(path)
-            if rows and not excluder.hides(below):
-                if os.access(os.path.dirname(absolute), os.R_OK | os.X_OK):
-                    out.missing.extend(r.entry.path for r in rows)
-                else:
-                    out.unreadable[path] = "its folder can't be read"
+            status = os.lstat(self._at(relative))
+        except OSError:
+            return True
+        return (row.stat.dev, row.stat.ino) != (status.st_dev, status.st_ino)
+
+    def _leaf(self, below: str, status: os.stat_result, row: Row | None) -> None:
+        before = len(self.out.changed)
+        self._item(below, status, row, None)
+        base = database_of(self._at(below))
+        if base is not None:  # its log: the database has changed
+            self.hint(base[len(self.top) + 1 :])
+        elif len(self.out.changed) > before and (row is not None or is_database(self._at(below))):
+            self._sides(below)  # it has become a database, or was one
+
+    def _gone(self, below: str) -> None:
+        rows = self.index.under(self._path(below))
+        parent = below.rpartition("/")[0]
+        try:
+            here = os.lstat(self._at(parent)).st_dev
+        except OSError:
+            return  # the whole folder went meanwhile, which is another hint
+        if rows:
+            if not os.access(self._at(parent), os.R_OK | os.X_OK):
+                self.out.unreadable[self._path(below)] = "its folder can't be read"
+                return
+            self._lost(below, rows, self._covered(self._path(parent), here))
+            self._sides(below)
+        base = database_of(self._at(below))
+        if base is not None:
+            self.hint(base[len(self.top) + 1 :])
+
+    def _sides(self, below: str) -> None:
+        for ending in SIDE_FILES:
+            self.hint(below + ending)
+
+    def _item(self, below: str, status: os.stat_result, row: Row | None, items: Container[str] | None) -> None:
+        path, absolute = self._path(below), self._at(below)
+        is_side = not st.S_ISDIR(status.st_mode) and absolute.endswith(SIDE_FILES) and database_of(absolute) is not None
+        here = None if is_side else found(path, absolute, status, items)
+        if here is not None:
+            self._compare(here, row)
             return
+        self.out.skipped += not is_side
+        if row is not None:
+            self.out.missing.extend(r.entry.path for r in self.index.under(path))
+
+    def _lost(self, below: str, rows: list[Row], covered: bool) -> None:
+        """An entry is not in its folder any more; ``rows`` start with its own, if it has one."""
+        path = self._path(below)
+        is_dir = rows[0].entry.path != path or rows[0].entry.kind == "dir"
+        if self.excluder.hides(below, is_dir):
+            self.out.excluded += 1  # newly excluded: carried forward until `sidecar forget`
+            return
+        if covered:
+            self.out.unreadable[path] = "its folder is on another device than before"
+            return
+        try:
+            os.lstat(self._at(below))
+            return  # it was being put back while its folder was listed
+        except FileNotFoundError:
+            pass
         except NotADirectoryError:
-            gone.add(below)
             return
         except OSError as error:
-            gone.add(below)
-            out.unreadable[path] = _why(error)
+            self.out.unreadable[path] = _why(error)
             return
-        is_dir = st.S_ISDIR(status.st_mode)
-        if excluder.excluded(below, parts[depth - 1], is_dir):
-            gone.add(below)
+        for row in self.index.under(path) if is_dir else rows:
+            e = row.entry
+            if not is_dir or not self.excluder.hides(e.path[len(self.name) + 1 :], e.kind == "dir"):
+                self.out.missing.append(e.path)
+
+    def _covered(self, path: str, device: int) -> bool:
+        """Whether the folder at ``path`` was on another device: something was mounted over it, or went away."""
+        row = self.index.get(path)
+        return row is not None and row.stat is not None and row.stat.dev != device
+
+    def _compare(self, here: Found, row: Row | None) -> None:
+        if row is None or row.entry.kind != here.kind:
+            if here.kind != "dir":  # nothing can lie below a file: no manifest may say so
+                below = self.index.under(here.path)
+                self.out.missing.extend(r.entry.path for r in below if r.entry.path != here.path)
+            self.out.changed.append(here)
             return
-        first = below not in done
-        done.add(below)
-        row = index.get(path)
-        if is_dir:
-            if first:
-                _compare(out, _found(path, absolute, "dir", status), row)
-            if row is None or row.entry.kind != "dir":
-                gone.add(below)  # all of it is looked at now
-                _walk(out, name, root, absolute, index, excluder)
-                return
-            continue
-        if first:
-            folder = os.path.dirname(absolute)
-            if _is_side_file(parts[depth - 1], folder, None):
-                return
-            found = _from(path, absolute, status, None)
-            if found is None:
-                out.skipped += 1
-                if row is not None:
-                    out.missing.append(path)
-                return
-            if row is not None and row.entry.kind == "dir":
-                out.missing.extend(r.entry.path for r in index.under(path)[1:])
-            _compare(out, found, row)
-        if not last:
-            gone.add(below)  # a file or link stands where a folder was
-            return
+        e = row.entry
+        same_owner = (e.mode, e.uid, e.gid) == (here.mode, here.uid, here.gid)
+        if here.kind != "dir":
+            if not same_owner or row.stat != here.stat or not row.settled or e.flag:
+                self.out.changed.append(here)
+        elif not same_owner or e.flag:
+            self.out.changed.append(here)
+        elif e.mtime_ns != here.stat.mtime_ns or row.stat is None or moved(row, here):
+            self.out.touched.append(here)
+
+    def _path(self, relative: str) -> str:
+        return f"{self.name}/{relative}" if relative else self.name
+
+    def _at(self, relative: str) -> str:
+        return f"{self.top}/{relative}" if relative else self.top
 
 
-def _compare(out: Scan, found: Found, row: Row | None) -> None:
-    if found.kind != "dir":
-        out.seen += 1
-    if row is None or row.entry.kind != found.kind:
-        out.changed.append(found)
-        return
-    e = row.entry
-    same_owner = (e.mode, e.uid, e.gid) == (found.mode, found.uid, found.gid)
-    if found.kind == "dir":
-        if not same_owner or e.flag:
-            out.changed.append(found)
-        elif e.mtime_ns != found.stat.mtime_ns:
-            out.touched.append(found)
-        return
-    if not same_owner or row.stat != found.stat or not row.settled or e.flag:
-        out.changed.append(found)
-
-
-def _found(path: str, absolute: str, kind: Kind, status: os.stat_result) -> Found:
-    return Found(path, absolute, kind, status.st_mode & 0o7777, status.st_uid, status.st_gid, Stat.of(status))
-
-
-def _from(path: str, absolute: str, status: os.stat_result, items: Mapping[str, object] | None) -> Found | None:
-    """What to stage at ``absolute``, or None for a socket, a device or a pipe."""
-    if st.S_ISREG(status.st_mode):
-        return _file(path, absolute, status, items)
-    if st.S_ISDIR(status.st_mode):
-        return _found(path, absolute, "dir", status)
-    if st.S_ISLNK(status.st_mode):
-        return _found(path, absolute, "symlink", status)
-    return None
-
-
-def _file(path: str, absolute: str, status: os.stat_result, items: Mapping[str, object] | None) -> Found:
-    return Found(
-        *(path, absolute, "file", status.st_mode & 0o7777, status.st_uid, status.st_gid),
-        database_stat(absolute, Stat.of(status), items),
-    )
-
-
-def database_stat(absolute: str, own: Stat, siblings: Mapping[str, object] | None = None) -> Stat:
-    """``own`` of a file, together with the write-ahead log or journal beside it, where there is one.
-
-    A database in WAL mode changes without its own file being touched. ``siblings`` are the names in its folder, where
-    they are known, to spare the system calls.
-    """
-    base = os.path.basename(absolute)
-    for ending in ("-wal", "-journal"):
-        if siblings and base + ending not in siblings:
-            continue
-        try:
-            side = os.lstat(absolute + ending)
-        except OSError:
-            continue
-        own = Stat(
-            *(own.dev, own.ino, own.size + side.st_size),
-            max(own.mtime_ns, side.st_mtime_ns),
-            own.ctime_ns,  # not the log's: SQLite's own chown of it, when root reads, is no write
-        )
-    return own
-
-
-def _database(root: str, relative: str) -> str:
-    """The database that a side file belongs to, so that a change of the log looks at the database."""
-    for ending in SIDE_FILES:
-        if relative.endswith(ending) and is_database(f"{root}/{relative[: -len(ending)]}"):
-            return relative[: -len(ending)]
-    return relative
-
-
-def _is_side_file(name: str, folder: str, items: Mapping[str, object] | None) -> bool:
-    for ending in SIDE_FILES:
-        if name.endswith(ending):
-            base = name[: -len(ending)]
-            return (items is None or base in items) and is_database(f"{folder}/{base}")
-    return False
-
-
-def is_database(absolute: str) -> bool:
-    """Whether the regular file at ``absolute`` starts as SQLite's format does."""
-    try:
-        fd = os.open(absolute, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return st.S_ISREG(os.fstat(fd).st_mode) and os.read(fd, 16) == SQLITE_MAGIC
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+def moved(row: Row, here: Found) -> bool:
+    """Whether the index knows another folder by this name, or none."""
+    return row.stat is None or (row.stat.dev, row.stat.ino) != (here.stat.dev, here.stat.ino)
 
 
 def _why(error: OSError) -> str:

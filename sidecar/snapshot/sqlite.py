@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidecar.snapshot.sqlite_child import DAMAGED, GONE, NO_ROOM
+
 CHILD = Path(__file__).with_name("sqlite_child.py")
 GAP_S = 5.0
 """How long a gap between two writes is waited for where the database has no live write-ahead log."""
@@ -22,10 +24,15 @@ BYTES_PER_S = 20_000_000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``ok`` where the copy is whole and passed ``quick_check``; else ``reason`` says why not, in a few words."""
+    """``ok`` where the copy is whole and passed ``quick_check``; else ``reason`` says why not, in a few words.
+
+    ``damaged`` is said of the database itself, ``no_room`` of where its copy goes.
+    """
 
     ok: bool
     vanished: bool = False
+    damaged: bool = False
+    no_room: bool = False
     reason: str = ""
 
 
@@ -47,7 +54,13 @@ def copy(source: str, target: Path) -> Outcome:
     _discard(target)
     words = done.stderr.decode("utf-8", "replace").strip().splitlines()
     reason = words[-1] if words else f"the copying process ended with {done.returncode}"
-    return Outcome(False, vanished=done.returncode == 3, reason=reason[:200])
+    return Outcome(
+        False,
+        vanished=done.returncode == GONE,
+        damaged=done.returncode == DAMAGED,
+        no_room=done.returncode == NO_ROOM,
+        reason=reason[:200],
+    )
 
 
 def _discard(target: Path) -> None:

@@ -1,20 +1,27 @@
 """The child that copies one SQLite database: ``python -I -S sqlite_child.py SOURCE TARGET SECONDS``.
 
-Ends with 0 (the copy is whole), 3 (the database is gone) or 1 with the reason as the last line of stderr. It imports
-nothing of the package, so that it starts in milliseconds, and never writes beside the source.
+Ends with 0 (the copy is whole), or with another number (below, else 1) and the reason as the last line of stderr.
+It imports nothing of the package, so that it starts in milliseconds, and never writes beside the source.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import sys
 import time
 from urllib.parse import quote
 
+GONE, NO_ROOM, DAMAGED = 3, 4, 5
+
 
 class Busy(Exception):
     """No gap was found; the database may be fine."""
+
+
+class Unsound(Exception):
+    """SQLite opens the copy, and finds it broken."""
 
 
 def main(source: str, target: str, seconds: float) -> int:
@@ -24,12 +31,20 @@ def main(source: str, target: str, seconds: float) -> int:
         else:
             in_a_gap(source, target, seconds)
         check(target)
-    except FileNotFoundError:
-        return 3
-    except (Busy, OSError, sqlite3.Error) as error:
+    except (Busy, Unsound, OSError, sqlite3.Error) as error:
         print(error, file=sys.stderr)
-        return 1
+        return verdict(error) if os.path.exists(source) else GONE
     return 0
+
+
+def verdict(error: Exception) -> int:
+    if isinstance(error, OSError):
+        return NO_ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else 1
+    code = getattr(error, "sqlite_errorcode", None)
+    kind = code & 0xFF if isinstance(code, int) else None
+    if kind == sqlite3.SQLITE_FULL:
+        return NO_ROOM
+    return DAMAGED if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, Unsound) else 1
 
 
 def uri(path: str, mode: str) -> str:
@@ -119,9 +134,9 @@ def check(target: str) -> None:
     """Open the copy, which lets SQLite roll a hot journal back or a log forward, and read it through."""
     db = sqlite3.connect(uri(target, "rw"), uri=True, isolation_level=None)
     try:
-        verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(f"quick_check of the copy says: {verdict}")
+        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise Unsound(f"quick_check of the copy says: {found}")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         db.close()

@@ -1,8 +1,7 @@
 """Staging: the bytes of one moment, copied out of the app's reach before anything is sent.
 
 Each file is stat'ed, copied and stat'ed again; what moved meanwhile is copied once more, at most three times, and then
-goes in as ``unsettled``. After all of a sync is staged the files are looked at once more, so that a folder that is
-written as a unit is captured as one or flagged.
+goes in as ``unsettled``. Whether a whole folder held still meanwhile is for the survey to see, which looks again.
 """
 
 from __future__ import annotations
@@ -11,15 +10,16 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat as st
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sidecar.snapshot import sqlite
+from sidecar.snapshot.found import SQLITE_MAGIC, Found, database_stat
 from sidecar.snapshot.index import Index, Row, Stat
 from sidecar.snapshot.manifest import Entry, Flag
-from sidecar.snapshot.scan import SQLITE_MAGIC, Found, database_stat
 
 TRIES = 3
 SETTLE_NS = 2_000_000_000
@@ -63,58 +63,45 @@ def stage(found: Iterable[Found], index: Index, folder: Path, *, force: bool = F
     With ``force`` what is unchanged is staged too.
     """
     out, box = Stage(), _Box(folder)
-    waiting = list(found)
-    for _ in range(TRIES):
-        for item in waiting:
-            _one(out, item, index, box, force)
-        waiting = _moved(out, {item.path: item for item in waiting})
-    for item in waiting:
+    for item in found:
         _one(out, item, index, box, force)
-    restless = {item.path for item in _moved(out, {item.path: item for item in waiting}, drop=False)}
-    out.staged = [_unsettled(s) if s.entry.path in restless else s for s in out.staged]
     return out
 
 
-def _unsettled(staged: Staged) -> Staged:
-    entry = replace(staged.entry, flag="unsettled")
-    return replace(staged, row=replace(staged.row, entry=entry, settled=False))
-
-
-def _moved(out: Stage, looked_at: dict[str, Found], drop: bool = True) -> list[Found]:
-    """Those of ``looked_at`` that changed since they were staged; with ``drop``, taken out to be staged again.
-
-    A database is consistent in itself and may be written without a pause: it isn't waited for.
-    """
-    again: dict[str, Found] = {}
-    for staged in out.staged:
-        e, found = staged.entry, looked_at.get(staged.entry.path)
-        if found is None or e.kind != "file" or e.path in out.databases:
-            continue
-        try:
-            status = os.lstat(found.absolute)
-        except OSError:
-            again[e.path] = found
-            continue
-        if Stat.of(status) != staged.row.stat:
-            again[e.path] = replace(
-                found,
-                mode=status.st_mode & 0o7777,
-                uid=status.st_uid,
-                gid=status.st_gid,
-                stat=Stat.of(status),
-            )
-    if drop and again:
-        out.staged = [s for s in out.staged if s.entry.path not in again]
-    return list(again.values())
-
-
 class _Box:
+    """The staging folder, and what is held in memory instead."""
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.count, self.memory = folder, 0, 0
 
     def new(self) -> Path:
         self.count += 1
         return self.folder / str(self.count)
+
+    def room_in_memory(self, size: int) -> bool:
+        return size <= IN_MEMORY and self.memory + size <= IN_MEMORY_TOTAL
+
+    def drop(self, source: bytes | Path | None) -> None:
+        """Let go of a copy that isn't needed after all."""
+        if isinstance(source, Path):
+            source.unlink(missing_ok=True)
+        elif source is not None:
+            self.memory -= len(source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """``before`` is the opened file's stat; ``after`` is what its *path* led to when it had been read."""
+
+    source: bytes | Path
+    size: int
+    sha256: str
+    before: Stat
+    after: os.stat_result
+
+    @property
+    def steady(self) -> bool:
+        return self.before == Stat.of(self.after) and self.size == self.after.st_size
 
 
 def _one(out: Stage, found: Found, index: Index, box: _Box, force: bool) -> None:
@@ -123,12 +110,13 @@ def _one(out: Stage, found: Found, index: Index, box: _Box, force: bool) -> None
     try:
         if found.kind == "dir":
             out.staged.append(Staged(Row(base, found.stat), None))
-            return
-        if found.kind == "symlink":
+        elif found.kind == "symlink":
             entry = replace(base, target=os.readlink(found.absolute))
-            _settle(out, Staged(Row(entry, found.stat), None), old, force)
-            return
-        _file(out, base, found, old, box, force)
+            _settle(out, Staged(Row(entry, found.stat), None), old, box, force)
+        elif _starts_as_database(found.absolute):
+            _database(out, base, found, old, box, force)
+        else:
+            _file(out, base, found, old, box, force)
     except FileNotFoundError:
         out.vanished.append(found.path)
     except OSError as error:
@@ -137,53 +125,78 @@ def _one(out: Stage, found: Found, index: Index, box: _Box, force: bool) -> None
         out.unreadable[found.path] = error.strerror or type(error).__name__
 
 
-def _file(out: Stage, base: Entry, found: Found, old: Row | None, box: _Box, force: bool) -> None:
-    fd = os.open(found.absolute, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def _starts_as_database(path: str) -> bool:
+    fd = _no_follow(path, os.O_RDONLY)
     try:
-        head = os.pread(fd, 16, 0)
+        return st.S_ISREG(os.fstat(fd).st_mode) and os.pread(fd, len(SQLITE_MAGIC), 0) == SQLITE_MAGIC
     finally:
         os.close(fd)
-    if head == SQLITE_MAGIC:
-        _database(out, base, found, old, box, force)
-        return
-    for _ in range(TRIES):
-        source, size, digest, before, after = _copy(found.absolute, box)
-        if before == after and size == after.size:
+
+
+def _file(out: Stage, base: Entry, found: Found, old: Row | None, box: _Box, force: bool, *, flag: Flag = "") -> None:
+    copy = _copy(found.absolute, box)
+    for _ in range(TRIES - 1):
+        if copy.steady:
             break
-    flag: Flag = "" if before == after else "unsettled"
-    entry = replace(base, size=size, sha256=digest, mtime_ns=after.mtime_ns, flag=flag)
-    _settle(out, Staged(_row(entry, after), source), old, force)
+        box.drop(copy.source)
+        copy = _copy(found.absolute, box)
+    status = copy.after
+    entry = replace(
+        base,
+        mode=status.st_mode & 0o7777,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        size=copy.size,
+        sha256=copy.sha256,
+        mtime_ns=status.st_mtime_ns,
+        flag=flag if copy.steady else "unsettled",
+    )
+    row = Row(entry, Stat.of(status), _settled(status.st_ctime_ns) and not entry.flag)
+    _settle(out, Staged(row, copy.source), old, box, force)
 
 
-def _row(entry: Entry, stat: Stat) -> Row:
-    return Row(entry, stat, settled=time.time_ns() - stat.ctime_ns > SETTLE_NS and not entry.flag)
+def _settled(ctime_ns: int, log_mtime_ns: int | None = None) -> bool:
+    """Whether a write after our look must show in the stat: one within the same tick of the clock may not.
+
+    A database's log is written without the database's own ctime moving, but anybody may set a time of mtime's kind.
+    """
+    now = time.time_ns()
+    return now - ctime_ns > SETTLE_NS and (log_mtime_ns is None or abs(now - log_mtime_ns) > SETTLE_NS)
 
 
-def _settle(out: Stage, staged: Staged, old: Row | None, force: bool) -> None:
+def _settle(out: Stage, staged: Staged, old: Row | None, box: _Box, force: bool) -> None:
     """Put it in, or find that nothing but its stat has changed, or nothing but its metadata."""
     e = staged.entry
     if old is not None and not force:
         if replace(old.entry, frame=None) == e:
+            box.drop(staged.source)
             out.same.append(replace(staged.row, entry=old.entry))
             return
         if e.kind == "file" == old.entry.kind and (e.sha256, e.size) == (old.entry.sha256, old.entry.size):
+            box.drop(staged.source)
             staged = Staged(replace(staged.row, entry=replace(e, frame=old.entry.frame)), None)
     out.staged.append(staged)
 
 
-def _copy(path: str, box: _Box) -> tuple[bytes | Path, int, str, Stat, Stat]:
-    """One copy: its bytes, size and sha256, and the file's stat before and after (of the *path*, after)."""
+def _copy(path: str, box: _Box) -> _Copy:
     with open(path, "rb", buffering=0, opener=_no_follow) as file:
-        before = Stat.of(os.fstat(file.fileno()))
-        if before.size <= IN_MEMORY and box.memory + before.size <= IN_MEMORY_TOTAL:
-            data = file.read(IN_MEMORY + 1) or b""
+        status = os.fstat(file.fileno())
+        if not st.S_ISREG(status.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "it is no file any more", path)
+        before = Stat.of(status)
+        if box.room_in_memory(before.size):
+            data = file.read(IN_MEMORY + 1)
             if len(data) <= IN_MEMORY:
+                after = os.lstat(path)
                 box.memory += len(data)
-                return data, len(data), hashlib.sha256(data).hexdigest(), before, Stat.of(os.lstat(path))
-            file.seek(0)
+                return _Copy(data, len(data), hashlib.sha256(data).hexdigest(), before, after)
         target = box.new()
         size, digest = _spool(file.fileno(), target)
-    return target, size, digest, before, Stat.of(os.lstat(path))
+    try:
+        return _Copy(target, size, digest, before, os.lstat(path))
+    except OSError:
+        box.drop(target)
+        raise
 
 
 def _no_follow(path: str, flags: int) -> int:
@@ -191,28 +204,20 @@ def _no_follow(path: str, flags: int) -> int:
 
 
 def _spool(source: int, target: Path) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    with open(target, "xb", buffering=0) as out:
+    digest, offset = hashlib.sha256(), 0
+    with open(target, "x+b", buffering=0) as out:
         try:
             fcntl.ioctl(out.fileno(), FICLONE, source)
-            source = os.dup(out.fileno())
-            cloned = True
+            source, cloned = out.fileno(), True
         except OSError:
             cloned = False
-        try:
-            offset = 0
-            while piece := os.pread(source, PIECE, offset):
-                digest.update(piece)
-                offset += len(piece)
-                if not cloned:
-                    view = memoryview(piece)
-                    while view:
-                        view = view[out.write(view) :]
-            size = offset
-        finally:
-            if cloned:
-                os.close(source)
-    return size, digest.hexdigest()
+        while piece := os.pread(source, PIECE, offset):
+            digest.update(piece)
+            offset += len(piece)
+            view = memoryview(piece)
+            while view and not cloned:
+                view = view[out.write(view) :]
+    return offset, digest.hexdigest()
 
 
 def _database(out: Stage, base: Entry, found: Found, old: Row | None, box: _Box, force: bool) -> None:
@@ -223,13 +228,20 @@ def _database(out: Stage, base: Entry, found: Found, old: Row | None, box: _Box,
     if outcome.ok:
         size, digest = _hash(target)
         entry = replace(base, size=size, sha256=digest, mtime_ns=before.mtime_ns)
-        _settle(out, Staged(_row(entry, before), target), old, force)
+        row = Row(entry, before, _settled(before.ctime_ns, before.mtime_ns))
+        _settle(out, Staged(row, target), old, box, force)
     elif outcome.vanished:
         out.vanished.append(found.path)
-    elif old is not None and old.entry.kind == "file":
+    elif outcome.no_room:
+        raise OSError(errno.ENOSPC, "no space left for staging", str(target))
+    elif old is not None and old.entry.kind == "file" and old.entry.flag != "unsettled":
         out.stale[found.path] = outcome.reason
         if old.entry.flag != "stale":
             out.same.append(Row(replace(old.entry, flag="stale"), old.stat, settled=False))
+    elif outcome.damaged:
+        # No good copy was ever had: its bytes as they are may be all that its owner can mend it from.
+        out.stale[found.path] = outcome.reason
+        _file(out, base, found, old, box, force, flag="unsettled")
     else:
         out.stale[found.path] = outcome.reason
         out.unreadable[found.path] = f"the database can't be copied whole yet: {outcome.reason}"

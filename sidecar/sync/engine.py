@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from sidecar.sync import pace
 from sidecar.sync.line import Base, Edited, Fenced, Line, Tenure
 from sidecar.sync.pace import Budget
 from sidecar.sync.pack import Package, pack, unpack_failed
+from sidecar.sync.survey import Hints as LookHints
 from sidecar.sync.survey import Look, Survey, Surveyor
 from sidecar.sync.watch import Hints, Watcher
 
@@ -219,7 +221,7 @@ class Engine:
         dirty, self._dirty = self._dirty, {}
         first, self._first = self._first or time.monotonic(), 0.0
         full = dirty is None or why != "automatic"
-        hints = None if full else {**dirty, **{root: {""} for root in self._held}} if dirty is not None else None
+        hints: LookHints = None if full or dirty is None else {**dirty, **dict.fromkeys(self._held)}
         rescan = dirty is None and why == "automatic"
         look = Look(
             hints,
@@ -233,7 +235,7 @@ class Engine:
         except Fenced:
             self._fenced()
             result = Result(False, error="another instance holds the lease now", code="fenced")
-        except (NoRoom, OSError) as error:
+        except (NoRoom, OSError, sqlite3.OperationalError) as error:  # the last is the index's, on a full disk
             result = Result(False, error=f"staging failed: {error}. Free some disk space", code="no-room")
         except Denied as error:
             result = Result(False, error=error.message, code="denied")

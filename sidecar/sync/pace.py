@@ -78,7 +78,7 @@ class Budget:
         return at
 
     def checkpoint_at(self, now: float) -> float:
-        """When the next checkpoint may go; only the ceiling holds one back, with two left for claim and final commit."""
+        """When the next checkpoint may go; only the ceiling holds one back, two left for claim and final commit."""
         self._forget(now)
         if self.ceiling is None:
             return now

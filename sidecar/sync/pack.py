@@ -59,7 +59,8 @@ def pack(
     new_bundles: dict[str, int] = {}
     if places.bundled:
         target = folder / "bundle"
-        built = bundle.write([(s.entry, _on_disk(s, folder)) for s in places.bundled], target)
+        members = [(s.entry, _on_disk(s, folder / f"member-{n}")) for n, s in enumerate(places.bundled)]
+        built = bundle.write(members, target)
         put[bundle.store_path(built.sha256)] = target
         new_bundles[built.sha256] = built.size
         for entry in built.entries:
@@ -113,10 +114,9 @@ def _source(staged: Staged) -> Source:
     return staged.source
 
 
-def _on_disk(staged: Staged, folder: Path) -> Path:
+def _on_disk(staged: Staged, target: Path) -> Path:
     if isinstance(staged.source, Path):
         return staged.source
     assert staged.source is not None
-    target = folder / f"b{abs(hash(staged.entry.path))}"
     target.write_bytes(staged.source)
     return target

@@ -65,18 +65,24 @@ def deletes(gone: Iterable[Row], replaced: Iterable[tuple[Row, Row]]) -> list[st
     return sorted(out)
 
 
-def mass_deletion(files_before: int, missing_files: int, kind: RootKind, kind_before: str) -> bool:
+def mass_deletion(files_before: int, missing_files: int, kind: RootKind, kind_before: RootKind, new_files: int) -> bool:
     """Whether so much of a root is gone that it is more likely a fault than meant (design, section 5).
 
-    ``files_before`` is what the last snapshot has of it, ``missing_files`` how many of those are gone now.
+    ``files_before`` is what the last snapshot has of it, ``missing_files`` how many of those are gone now, and
+    ``new_files`` how many it has that the snapshot hasn't: a root whose only file got another name isn't empty.
     """
     if files_before == 0 or missing_files == 0:
         return False
-    if kind == "absent" or missing_files >= files_before:
+    if kind == "absent" or (missing_files >= files_before and not new_files):
         return True
     if kind != kind_before and kind_before == "dir":
         return True
     return missing_files >= MASS_LEAST and missing_files * 2 > files_before
+
+
+def looks_like_database(path: str) -> bool:
+    """Whether a file's name says that it is a SQLite database: its bytes can't, once they are gone."""
+    return path.lower().endswith((".db", ".db3", ".sqlite", ".sqlite3"))
 
 
 def live_bundles(live: Collection[str], known: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:

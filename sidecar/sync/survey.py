@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sidecar.roots import Root
-from sidecar.snapshot.exclude import Excluder
+from sidecar.snapshot.exclude import IGNORE_FILE, Excluder
+from sidecar.snapshot.found import Found
 from sidecar.snapshot.index import Index, Row
 from sidecar.snapshot.manifest import RootRecord
-from sidecar.snapshot.scan import Found, RootKind, Scan, scan_paths, scan_root
+from sidecar.snapshot.scan import RootKind, Scan, moved, scan_paths, scan_root
 from sidecar.snapshot.stage import Staged, stage
-from sidecar.sync.plan import mass_deletion
+from sidecar.sync.plan import looks_like_database, mass_deletion
+from sidecar.sync.staging import Staging
+
+Hints = Mapping[str, Iterable[str] | None] | None
+LOOKS = 3
+"""How often what moves is staged anew before it goes in as ``unsettled``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How to look: at ``hints`` (root name -> paths below it) or at everything; and what may be believed.
+    """How to look: at ``hints`` or at everything; and what may be believed.
 
+    ``hints`` are, for each root that is looked at, the paths below it that may have changed, or None for all of it.
     ``confirm_held`` are roots whose mass deletion an earlier look saw and this one may confirm; ``confirm_present``
     lets any mass deletion through in a root that is there and readable (a checkpoint: the app says that it means it).
-    ``reassert`` puts every file again, after somebody else changed the store's copies.
+    ``reassert`` puts every file again, after somebody else changed the store's copies. ``still`` is said where nobody
+    writes any more: then nothing is looked at twice.
     """
 
-    hints: Mapping[str, Iterable[str]] | None = None
+    hints: Hints = None
     confirm_held: frozenset[str] = frozenset()
     confirm_present: bool = False
     reassert: bool = False
+    still: bool = False
 
 
 @dataclass(slots=True)
@@ -56,41 +66,72 @@ class Surveyor:
     patterns: Sequence[str]
     own: Sequence[str]
     devices: dict[str, int | None]
+    _recalled: set[str] = field(default_factory=set)
 
-    def look(self, how: Look, folder: Path) -> Survey:
-        """Scan and stage into ``folder`` (private, empty). Raises NoRoom. Blocks."""
+    def look(self, how: Look, folder: Path, more: Callable[[], Mapping[str, Iterable[str]]] = dict) -> Survey:
+        """Scan and stage into ``folder`` (private, empty). Raises NoRoom. Blocks.
+
+        What is worth a commit is looked at again after it was staged, together with the hints that ``more`` gives by
+        then: a folder that is written as a unit goes in as one, or flagged as ``unsettled``.
+        """
+        hints, staging = how.hints, Staging(self.index, folder)
+        seen = self._see(how, hints)
+        staging.add(seen.changed)
+        for left in reversed(range(LOOKS)):
+            if how.still or not (seen.survey.gone or any(map(self._news, staging.staged.values()))):
+                break
+            hints = _joined(hints, more())
+            again = self._see(how, hints)
+            if not left:
+                staging.flag(again.changed)
+            elif staging.add(again.changed):
+                seen = again
+                continue
+            break
+        self._finish(seen, how, staging, folder)
+        return seen.survey
+
+    def _see(self, how: Look, hints: Hints) -> _Seen:
         out = Survey()
+        seen = _Seen(out)
         before = {r.name: r for r in self.index.roots()}
-        changed: list[Found] = []
-        touched: list[Found] = []
         for root in self.roots:
-            hints = None if how.hints is None else how.hints.get(root.name)
-            if how.hints is not None and hints is None:
+            if hints is not None and root.name not in hints:
                 if root.name in before:
                     out.roots.append(before[root.name])
                     out.kinds[root.name] = before[root.name].kind
                 continue
-            excluder = Excluder(root.path, self.patterns, self.own)
-            device = self.devices.get(root.name)
-            if hints is None or ".sidecarignore" in hints or "" in hints:
-                scan = scan_root(root.name, root.path, self.index, excluder, device)
-            else:
-                scan = scan_paths(root.name, root.path, hints, self.index, excluder, device)
+            scan = self._scan(root, None if hints is None else hints[root.name])
             self._take(out, root, scan, before.get(root.name), how)
-            changed.extend(scan.changed)
-            touched.extend(scan.touched)
-            if device is None:
-                self._note_device(root, scan)
+            seen.changed.extend(scan.changed)
+            seen.touched.extend(scan.touched)
         declared = {r.name for r in self.roots}
         out.roots.extend(r for name, r in before.items() if name not in declared)
-        self._stage(out, changed, touched, how, folder)
-        out.reason = out.reason or any(before.get(r.name) != r for r in out.roots)
-        return out
+        out.reason = any(before.get(r.name) != r for r in out.roots)
+        return seen
 
-    def _note_device(self, root: Root, scan: Scan) -> None:
-        for found in (*scan.changed, *scan.touched):
-            if found.path == root.name:
-                self.devices[root.name] = found.stat.dev
+    def _scan(self, root: Root, hints: Iterable[str] | None) -> Scan:
+        at = os.path.realpath(root.path)
+        excluder = Excluder(at, self.patterns, self.own)
+        device = self.devices.get(root.name)
+        self._recall(root.name, device)
+        names = None if hints is None else set(hints)
+        if names is None or IGNORE_FILE in names:
+            scan = scan_root(root.name, at, self.index, excluder, device)
+        else:
+            scan = scan_paths(root.name, at, names, self.index, excluder, device)
+        if device is None:
+            self.devices[root.name] = scan.device
+        return scan
+
+    def _recall(self, name: str, device: int | None) -> None:
+        """Numbers of devices mean nothing to another life: what the index says of folders is learnt anew then."""
+        if name in self._recalled or device is None:
+            return
+        self._recalled.add(name)
+        row = self.index.get(name)
+        if row is not None and row.stat is not None and row.stat.dev != device:
+            self.index.forget_folders(name)
 
     def _take(self, out: Survey, root: Root, scan: Scan, was: RootRecord | None, how: Look) -> None:
         out.kinds[root.name] = scan.kind
@@ -98,47 +139,73 @@ class Surveyor:
             out.excluded[root.name] = scan.excluded
             out.skipped[root.name] = scan.skipped
         out.unreadable.update(scan.unreadable)
-        gone = [row for path in dict.fromkeys(scan.missing) if (row := self.index.get(path)) is not None]
-        files = sum(1 for row in gone if row.entry.kind != "dir")
-        total = self.index.totals(root.name)[0]
         kind_before = was.kind if was else "absent"
         kind = scan.kind if scan.kind != "unreadable" else kind_before
-        if mass_deletion(total, files, scan.kind, kind_before):
-            sure = root.name in how.confirm_held or (how.confirm_present and scan.kind in ("dir", "file"))
+        gone = [row for path in dict.fromkeys(scan.missing) if (row := self.index.get(path)) is not None]
+        files = sum(1 for row in gone if row.entry.kind != "dir")
+        sure = root.name in how.confirm_held or (how.confirm_present and scan.kind in ("dir", "file"))
+        emptied = self._emptied(root.name, scan)
+        if files and self._mass(root.name, files, scan, kind_before):
             if sure:
                 out.confirmed.add(root.name)
             else:
                 out.held[root.name] = files
                 gone, kind = [], kind_before
-        elif scan.kind == "file" and total == 1 and self._emptied(scan, root) and not how.confirm_present:
-            if root.name not in how.confirm_held:
+                # What stays in the manifest needs its folders there: nothing that isn't one may take their place.
+                scan.changed = [f for f in scan.changed if f.kind == "dir" or len(self.index.under(f.path)) < 2]
+        elif emptied is not None:
+            if sure:
+                out.confirmed.add(root.name)
+            else:
                 out.held[root.name] = 1
-                scan.changed.clear()
+                scan.changed.remove(emptied)
         out.gone.extend(gone)
-        # The last look at a root counts: one that was never there and isn't now is no reason for a commit.
-        record_kind = kind
-        if was is not None or record_kind != "absent":
-            out.roots.append(RootRecord(root.name, root.path, record_kind, root.layout))
+        # One that was never there and isn't now is no reason for a commit.
+        if was is not None or kind != "absent":
+            out.roots.append(RootRecord(root.name, root.path, kind, root.layout))
 
-    def _emptied(self, scan: Scan, root: Root) -> bool:
-        row = self.index.get(root.name)
-        return row is not None and row.entry.size > 0 and any(f.stat.size == 0 for f in scan.changed)
+    def _mass(self, name: str, files: int, scan: Scan, kind_before: RootKind) -> bool:
+        total = self.index.totals(name)[0]
+        new = 0
+        if files >= total:
+            new = sum(1 for f in scan.changed if f.kind != "dir" and self.index.get(f.path) is None)
+        return mass_deletion(total, files, scan.kind, kind_before, new)
 
-    def _stage(self, out: Survey, changed: list[Found], touched: list[Found], how: Look, folder: Path) -> None:
-        held = {name for name in out.held if out.kinds.get(name) == "absent"}
-        result = stage(changed, self.index, folder)
-        out.unreadable.update(result.unreadable)
-        out.stale.update(result.stale)
+    def _emptied(self, name: str, scan: Scan) -> Found | None:
+        """A single file, or a root's only database, that lost all of its bytes."""
+        for here in scan.changed:
+            if here.kind != "file" or here.stat.size:
+                continue
+            row = self.index.get(here.path)
+            if row is None or row.entry.kind != "file" or not row.entry.size:
+                continue
+            if here.path == name:
+                return here
+            if looks_like_database(here.path):
+                rows = (r.entry for r in self.index.under(name))
+                if sum(1 for e in rows if e.kind == "file" and looks_like_database(e.path)) == 1:
+                    return here
+        return None
+
+    def _finish(self, seen: _Seen, how: Look, staging: Staging, folder: Path) -> None:
+        out = seen.survey
+        out.staged = [_marked(s) if s.entry.path in out.unreadable else s for s in staging.staged.values()]
+        out.unreadable.update(staging.unreadable)
+        out.stale.update(staging.stale)
         if how.reassert:
-            names = {s.entry.path for s in result.staged}
-            result.staged.extend(self._again(names, folder))
-        out.staged = result.staged
-        out.reason = bool(out.gone) or any(self._news(s) for s in result.staged)
-        if out.reason and not held:
-            out.staged.extend(stage(touched, self.index, folder / "dirs").staged)
-        same = {row.entry.path: row for row in result.same}
+            out.staged.extend(self._again({s.entry.path for s in out.staged}, folder))
+        news = bool(out.gone) or any(self._news(s) for s in out.staged)
+        out.reason = out.reason or news
+        same = dict(staging.same)
+        if news:
+            out.staged.extend(stage(seen.touched, self.index, folder).staged)
+        else:
+            for here in seen.touched:
+                row = self.index.get(here.path)
+                if row is not None and moved(row, here):
+                    same[here.path] = replace(row, stat=here.stat)
         for path in out.unreadable:
-            row = self.index.get(path)
+            row = same.get(path) or self.index.get(path)
             if row is not None and row.entry.flag != "unreadable":
                 same[path] = replace(row, entry=replace(row.entry, flag="unreadable"), settled=False)
         if same:
@@ -157,13 +224,36 @@ class Surveyor:
     def _again(self, without: set[str], folder: Path) -> list[Staged]:
         found: list[Found] = []
         for root in self.roots:
-            rows = {r.entry.path: r for r in self.index.under(root.name)}
-            for path, row in rows.items():
+            at = os.path.realpath(root.path)
+            for row in self.index.under(root.name):
                 e = row.entry
-                if path in without or e.kind != "file" or row.stat is None:
+                if e.path in without or e.kind != "file" or row.stat is None:
                     continue
-                where = root.path + path[len(root.name) :]
-                found.append(Found(path, where, "file", e.mode, e.uid, e.gid, row.stat))
+                found.append(Found(e.path, at + e.path[len(root.name) :], "file", e.mode, e.uid, e.gid, row.stat))
         again = folder / "again"
-        again.mkdir()
+        again.mkdir(parents=True)
         return stage(found, self.index, again, force=True).staged
+
+
+def _marked(staged: Staged) -> Staged:
+    entry = replace(staged.entry, flag="unreadable")
+    return replace(staged, row=replace(staged.row, entry=entry, settled=False))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One pass over the roots."""
+
+    survey: Survey
+    changed: list[Found] = field(default_factory=list)
+    touched: list[Found] = field(default_factory=list)
+
+
+def _joined(hints: Hints, more: Mapping[str, Iterable[str]]) -> Hints:
+    if hints is None:
+        return None
+    out = dict(hints)
+    for root, paths in more.items():
+        known = out.get(root, ())
+        out[root] = None if known is None else {*known, *paths}
+    return out

@@ -1,7 +1,8 @@
 """The watcher is a hint: which paths may have changed. The scan is the truth.
 
 Where inotify has no watches or instances left the folders are polled, and the status says so. Events arrive on the
-observer's own thread; what waits for the event loop is bounded, and past the bound all that is kept is "look everywhere".
+observer's own thread; what waits for the event loop is bounded, and past the bound all that is kept is "look
+everywhere".
 """
 
 from __future__ import annotations

@@ -1,0 +1,87 @@
+"""What several passes over the roots staged: the newest copy of each file, and which of them never held still."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sidecar.snapshot.found import Found
+from sidecar.snapshot.index import Index, Row
+from sidecar.snapshot.stage import Staged, stage
+
+AGAIN_MOST = 64 * 1024 * 1024
+"""A file of more bytes is copied once: it may be a log that is never still."""
+
+
+@dataclass(slots=True)
+class Staging:
+    """By path, what is staged, what is as it was after all, and what couldn't be had. ``folder`` is private, empty."""
+
+    index: Index
+    folder: Path
+    staged: dict[str, Staged] = field(default_factory=dict)
+    same: dict[str, Row] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    stale: dict[str, str] = field(default_factory=dict)
+    _sights: dict[str, tuple[object, ...] | None] = field(default_factory=dict)
+    _passes: int = 0
+
+    def add(self, changed: list[Found]) -> bool:
+        """Stage what of ``changed`` isn't staged as it is now, let go of what isn't in it; whether there was any."""
+        fresh = [here for here in changed if not self._done(here)]
+        left = {here.path for here in changed} - {here.path for here in fresh}
+        for path in self.staged.keys() - left:
+            source = self.staged[path].source
+            if isinstance(source, Path):
+                source.unlink(missing_ok=True)
+        for kept in (self.staged, self.same, self.unreadable, self.stale, self._sights):
+            for path in kept.keys() - left:
+                del kept[path]
+        self._passes += 1
+        folder = self.folder / str(self._passes)
+        folder.mkdir(parents=True)
+        result = stage(fresh, self.index, folder)
+        self.staged.update((s.entry.path, s) for s in result.staged)
+        self.same.update((row.entry.path, row) for row in result.same)
+        self.unreadable.update(result.unreadable)
+        self.stale.update(result.stale)
+        self._sights.update((here.path, _sight(here)) for here in fresh if here.path in result.unreadable)
+        self._sights.update((row.entry.path, _sight_of(row)) for row in result.same)
+        self._sights.update((s.entry.path, _sight_of(s.row)) for s in result.staged)
+        # A database is consistent in itself and may be written without a pause; so may what can't be copied in one go.
+        self._sights.update(dict.fromkeys(result.databases))
+        self._sights.update((s.entry.path, None) for s in result.staged if s.entry.flag)
+        return bool(fresh)
+
+    def flag(self, changed: list[Found]) -> None:
+        """What moved once more goes in as it was staged last, as ``unsettled``."""
+        for here in changed:
+            staged = self.staged.get(here.path)
+            if staged is not None and staged.entry.kind == "file" and not self._done(here, much=True):
+                self.staged[here.path] = _unsettled(staged)
+
+    def _done(self, here: Found, much: bool = False) -> bool:
+        if here.path not in self._sights:
+            return False
+        sight = self._sights[here.path]
+        if sight is None or sight == _sight(here):
+            return True
+        staged = self.staged.get(here.path)
+        if much or staged is None or staged.entry.size <= AGAIN_MOST or here.kind != "file":
+            return False
+        self.staged[here.path] = _unsettled(staged)
+        return True
+
+
+def _sight(here: Found) -> tuple[object, ...]:
+    return here.kind, here.mode, here.uid, here.gid, None if here.kind == "dir" else here.stat
+
+
+def _sight_of(row: Row) -> tuple[object, ...]:
+    e = row.entry
+    return e.kind, e.mode, e.uid, e.gid, None if e.kind == "dir" else row.stat
+
+
+def _unsettled(staged: Staged) -> Staged:
+    entry = replace(staged.entry, flag="unsettled")
+    return replace(staged, row=replace(staged.row, entry=entry, settled=False))
