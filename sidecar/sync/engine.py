@@ -236,7 +236,7 @@ class Engine:
             self._fenced()
             result = Result(False, error="another instance holds the lease now", code="fenced")
         except (NoRoom, OSError, sqlite3.OperationalError) as error:  # the last is the index's, on a full disk
-            result = Result(False, error=f"staging failed: {error}. Free some disk space", code="no-room")
+            result = Result(False, error=f"staging failed: {_why(error)}. Free some disk space", code="no-room")
         except Denied as error:
             result = Result(False, error=error.message, code="denied")
         except Unavailable as error:
@@ -513,6 +513,12 @@ class Engine:
 def _fresh(folder: Path) -> None:
     _remove(folder)
     folder.mkdir(parents=True, mode=0o700)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror} ({os.fsdecode(error.filename or '?')})"
+    return str(error)
 
 
 def _remove(folder: Path) -> None:

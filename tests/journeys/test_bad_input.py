@@ -104,13 +104,13 @@ def seen_by(space: Space, path: Path) -> Path:
 def a_full_disk_during_staging(tmp: Path) -> None:
     """Nothing of it is durable, everybody is told, main goes on; with room again all of it is kept."""
     space = Space(tmp / "space", f"file://{tmp}/store", SIDECAR_COMMITS_PER_HOUR="100")
-    space.within = on_tmpfs(f"6m:{space.state}")
+    space.within = on_tmpfs(f"3m:{space.state}")
     with living(space):
         space.start("sh", "-c", "mkdir -p disk/data; echo small > disk/data/small; exec sleep 1000")
         main = space.running()["main"]["pid"]
         space.checkpoint()
         (space.disk / "data/small").write_text("changed")
-        (space.disk / "data/large").write_bytes(os.urandom(12 << 20))
+        (space.disk / "data/large").write_bytes(os.urandom(6 << 20))
         space.wait(lambda s: s["sync"]["error"] is not None)
         status, body = space.post("/checkpoint")
         assert status == 503
@@ -125,6 +125,14 @@ def a_full_disk_during_staging(tmp: Path) -> None:
         assert space.get()["main"]["pid"] == main
         assert space.get("/health")["status"] == "warn"
         (seen_by(space, space.state) / "fill").unlink()
+        # There is room for these files, which are empty, but none for the index to list them.
+        (space.disk / "data/large").unlink()
+        (space.disk / "data/many").mkdir()
+        for n in range(4_000):
+            (space.disk / f"data/many/{n:0250}").touch()
+        status, body = space.post("/checkpoint")
+        assert status == 503
+        assert "is full" in body["detail"]
         assert space.process is not None
         mount = ["mount", "-o", "remount,size=64m", str(space.state)]
         subprocess.run(["nsenter", "-t", str(space.process.pid), "-m", *mount], check=True)
