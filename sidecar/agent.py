@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sidecar import log, session
+from sidecar import log, once, session
 from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
 from sidecar.link import ALIVE_S, Link
 from sidecar.recovery import report, start
@@ -375,7 +375,7 @@ def main(argv: Sequence[str]) -> int:
 async def _live(here: Session, life: Life, link: Link) -> int:
     agent = Agent(here, life, link)
     if not link.supervised and not life.before_main:
-        await session.require_known(here)
+        await once.require_known(here)
     if not link.supervised:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -399,12 +399,3 @@ def _arguments(argv: Sequence[str]) -> Life:
     keep = tuple((k, v) for k, _, v in (item.partition("=") for item in given.keep))
     locks = tuple(int(fd) for fd in given.locks.split(",") if fd)
     return Life(given.supervised, given.instance, keep, given.main_pid, given.main_exit, locks, given.before_main)
-
-
-def sync_once(dry_run: bool = False) -> Any:
-    """``sidecar sync`` without an agent: see ``session.sync_once``, and ``preview_sync`` for ``dry_run``."""
-    here = session.open_session(os.environ, os.urandom(8).hex())
-    try:
-        return asyncio.run(session.preview_sync(here) if dry_run else session.sync_once(here))
-    finally:
-        here.locks.release()

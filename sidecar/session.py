@@ -9,12 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import sidecar
 from sidecar import log
-from sidecar.errors import ConfigError, RestoreFailed, SidecarError, TryLater
+from sidecar.errors import ConfigError, RestoreFailed, SidecarError
 from sidecar.recovery import record as records
 from sidecar.recovery import report
 from sidecar.recovery import start as starting
@@ -29,12 +27,11 @@ from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import RECOVERY, snapshot_in
 from sidecar.state import RootState, State
-from sidecar.stores.base import NotFound, Store, StoreError
+from sidecar.stores.base import Store, StoreError
 from sidecar.stores.opening import open_store
 from sidecar.sync.engine import Engine, Options
 from sidecar.sync.line import Base, read_small
 from sidecar.sync.pace import CEILING, Budget, backoff
-from sidecar.sync.survey import Look, Surveyor
 
 NOT_YET = {
     "verify": "SIDECAR_VERIFY",
@@ -256,55 +253,6 @@ async def reattached_engine(here: Session) -> Engine:
             return await engine(here, Base(revision, snapshot, branch, found.sent), None, None)
         here.state.lease, here.state.epoch = "held", taken.tenure.epoch
         return await engine(here, Base(revision, snapshot, sent=found.sent), taken.tenure, None)
-
-
-async def sync_once(here: Session) -> dict[str, Any]:
-    """One snapshot without an agent: claim, commit, release. Raises SidecarErrors; nothing is written then."""
-    await require_known(here)
-    start = starting.Start(here.store, here.index, here.plan, here.state, here.record)
-    recovered = await start.claim_only()
-    if recovered.tenure is None:
-        raise TryLater(f"the store can't be written: {recovered.why_unleased}")
-    made = await engine(here, base_of(recovered), recovered.tenure, recovered.access.now)
-    if recovered.origin.readme:
-        made.rides["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
-    result = await made.final(time.monotonic() + 3600)
-    if not result.ok:
-        raise TryLater(f"nothing was committed: {result.error}")
-    return {"snapshot": result.snapshot, "revision": result.revision, "changed": result.changed}
-
-
-async def preview_sync(here: Session) -> list[tuple[str, str]]:
-    """What a sync would change, as (``put`` or ``delete``, path); takes no lease and commits nothing."""
-    await require_known(here)
-    surveyor = Surveyor(here.settings.roots, here.index, here.settings.exclude, options(here).own, devices(here))
-    with TemporaryDirectory(prefix="sidecar-", dir=here.plan.state_dir) as folder:
-        survey = await asyncio.to_thread(surveyor.look, Look(), Path(folder))
-    puts = [("put", s.entry.path) for s in survey.staged if s.entry.kind != "dir"]
-    return puts + [("delete", row.entry.path) for row in survey.gone]
-
-
-async def require_known(here: Session) -> None:
-    """Without a restore the disk must be what the index says: else a sync would take lost files for deleted ones.
-
-    Raises SidecarError where it isn't. A store without a snapshot is for the cold-start check to judge, and one that
-    isn't there, or can't be seen, for the claim: it makes it, or says why it can't.
-    """
-    try:
-        exists = (await here.store.check()).exists
-    except NotFound:
-        exists = False
-    head = await here.store.head() if exists else None
-    manifest = await read_manifest(here.store, head, here.plan.state_dir) if head is not None else None
-    known = await asyncio.to_thread(here.index.known)
-    if manifest is None or (
-        known is not None and known.store == here.plan.store_id and known.snapshot == manifest.snapshot
-    ):
-        return
-    raise SidecarError(
-        f"this disk was not restored from {manifest.snapshot}, the newest snapshot in {here.store.url}: a sync"
-        " would take what is missing for deleted. Run `sidecar restore` first. Nothing was written"
-    )
 
 
 def base_of(recovered: Recovered) -> Base:

@@ -8,7 +8,8 @@ from typing import Any
 
 from sidecar.snapshot.manifest import root_of
 from sidecar.state import State
-from sidecar.sync.engine import Engine, Result
+from sidecar.sync.bulletin import Result
+from sidecar.sync.engine import Engine
 from sidecar.web.app import Answer
 
 _STATUS = {"fenced": 409, "unavailable": 503, "denied": 503, "no-room": 503, "failed": 503, "timeout": 504}

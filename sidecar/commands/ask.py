@@ -40,7 +40,7 @@ def sync(args: Namespace) -> int:
     try:
         reply = over_socket(socket_of(settings.state_dir), "POST", f"{OWN}/sync", SYNC_S)
     except Nobody:
-        from sidecar.agent import sync_once
+        from sidecar.once import sync_once
 
         return _made(sync_once(), args)  # its engine has said it already
     if reply.status == 200:

@@ -374,6 +374,17 @@ class Reattached:
     sent: SnapshotId | None
 
 
+async def settle(index: Index, store_id: str, manifest: Manifest, head: Revision) -> bool:
+    """Whether the index describes ``manifest``, the one at ``head``, once a commit of unknown outcome is settled."""
+    sent = await asyncio.to_thread(index.pending)
+    if sent is not None and sent == manifest.snapshot:
+        await asyncio.to_thread(index.promote, store_id, head)
+    elif sent is not None:
+        await asyncio.to_thread(index.discard)
+    known = await asyncio.to_thread(index.known)
+    return known is not None and known.store == store_id and known.snapshot == manifest.snapshot
+
+
 async def reattach(store: Store, index: Index, plan: Plan) -> Reattached:
     """Beside a main that already runs: pick up from the index, restoring nothing. Raises Moved, SidecarErrors."""
     head = await store.head()
@@ -384,15 +395,7 @@ async def reattach(store: Store, index: Index, plan: Plan) -> Reattached:
     sent = await asyncio.to_thread(index.pending)
     if found is not None and found.instance != plan.me.instance:
         return Reattached(None, manifest, head, False, sent)
-    if manifest is not None and sent is not None:
-        if sent == manifest.snapshot:
-            await asyncio.to_thread(index.promote, plan.store_id, head)
-        else:
-            await asyncio.to_thread(index.discard)
-    known = await asyncio.to_thread(index.known)
-    intact = manifest is None or (
-        known is not None and known.store == plan.store_id and known.snapshot == manifest.snapshot
-    )
+    intact = manifest is None or await settle(index, plan.store_id, manifest, head)
     least = manifest.snapshot.epoch if manifest else 0
     taken = await claim(store, head, found, plan.me, least, Waiting(0.0), lambda: None)
     return Reattached(taken if isinstance(taken, Claimed) else None, manifest, head, intact, sent)

@@ -135,6 +135,7 @@ class Index:
             db.executescript(_TABLES.format(name="entries") + _TABLES.format(name="pending"))
             db.executescript(
                 "CREATE INDEX IF NOT EXISTS by_parent ON entries (parent);"
+                "CREATE INDEX IF NOT EXISTS by_flag ON entries (flag) WHERE flag!='';"
                 "CREATE TABLE IF NOT EXISTS gone (path BLOB PRIMARY KEY) WITHOUT ROWID;"
             )
             row = db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()

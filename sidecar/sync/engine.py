@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +24,10 @@ from sidecar.snapshot.stage import NoRoom
 from sidecar.state import State
 from sidecar.stores.base import Denied, Refused, Store, StoreError, Unavailable
 from sidecar.sync import pace
+from sidecar.sync.bulletin import Bulletin, Result
 from sidecar.sync.line import Base, Edited, Fenced, Line, Tenure
 from sidecar.sync.pace import Budget
-from sidecar.sync.pack import Package, pack, unpack_failed
+from sidecar.sync.pack import pack, unpack_failed
 from sidecar.sync.survey import Hints as LookHints
 from sidecar.sync.survey import Look, Survey, Surveyor
 from sidecar.sync.watch import Hints, Watcher
@@ -53,21 +55,6 @@ class Options:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a snapshot came to: the durable one that holds all of it (new or not), or why there is none."""
-
-    ok: bool
-    snapshot: str | None = None
-    revision: str | None = None
-    changed: int = 0
-    error: str = ""
-    code: Literal["", "fenced", "unavailable", "denied", "no-room", "failed", "timeout"] = ""
-    retry_after: float | None = None
-    troubled: Mapping[str, str] = field(default_factory=dict)
-    held: Mapping[str, int] = field(default_factory=dict)
-
-
 class Engine:
     """Keeps the store one sync behind the disk. Can't be made without a base: see ``line``."""
 
@@ -85,6 +72,7 @@ class Engine:
         self.line = Line(store, base, tenure, budget)
         self.store, self.index, self.tenure = store, index, tenure
         self.options, self.state, self.budget = options, state, budget
+        self.bulletin = Bulletin(state)
         self.surveyor = Surveyor(options.roots, index, options.patterns, options.own, devices)
         self.rides: dict[str, bytes] = {}
         self.on_fenced: Callable[[], None] = lambda: None
@@ -105,9 +93,6 @@ class Engine:
         self._from: str | None = None
         self._failures = 0
         self._not_before = 0.0
-        self._last_log = float("-inf")
-        self._suppressed = 0
-        self._denied_logged = False
         self._checkpoint: asyncio.Task[Result] | None = None
         self._weight = 0  # bytes of the commit that is, or was, under way
 
@@ -120,12 +105,11 @@ class Engine:
         now = time.monotonic()
         self._first = self._first or now
         self._last = now
-        self.state.sync.pending_since_mono = self.state.sync.pending_since_mono or now
-        self.state.sync.pending = self._hints.waiting() + self._waiting()
+        self.bulletin.pending(self._waiting(), self._first)
         self._wake.set()
 
     def _waiting(self) -> int:
-        return 1 if self._dirty is None else sum(map(len, self._dirty.values()))
+        return self._hints.waiting() + (1 if self._dirty is None else sum(map(len, self._dirty.values())))
 
     def everything(self) -> None:
         """Look at every entry at the next sync."""
@@ -246,9 +230,10 @@ class Engine:
         finally:
             await asyncio.to_thread(_remove, folder)
         if result.ok:
-            self._succeeded()
+            self._failures, self._not_before = 0, 0.0
+            self.bulletin.good(self._waiting(), self._first or time.monotonic())
         else:
-            self._failed(result, dirty, first)
+            self._bad(result, dirty, first)
         return result
 
     async def _attempt(self, why: Why, look: Look, folder: Path, until: float, first: float) -> Result:
@@ -256,7 +241,9 @@ class Engine:
         for _ in range(4):
             await asyncio.to_thread(_fresh, folder)
             survey = await asyncio.to_thread(self.surveyor.look, look, folder)
-            self._note(survey)
+            self.bulletin.held(survey, self._held)
+            self.bulletin.looked(survey)
+            self._held = frozenset(survey.held)
             closing = why in ("final", "handoff")
             if not (survey.reason or closing or look.reassert) and self.line.snapshot is not None:
                 return self._result(survey, 0)
@@ -285,7 +272,8 @@ class Engine:
                 revision = await self.line.commit(put, package.delete, title, automatic=why == "automatic", until=until)
             except Edited:
                 await asyncio.to_thread(self.index.discard)
-                self._edited()
+                self._reassert = True
+                self.bulletin.edited()
                 look = Look(None, look.confirm_held, look.confirm_present, reassert=True)
                 continue
             except Refused as error:
@@ -293,8 +281,12 @@ class Engine:
                 log.warning(f"{error.path!r} goes into a bundle: {error.message}")
                 self._refused.add(error.path)
                 continue
-            await asyncio.to_thread(self.index.promote, self.options.store_id, revision)
-            self._durable(number, revision, package, survey, rides, first)
+            self.bulletin.totals(await asyncio.to_thread(self._promote, revision))
+            self.line.snapshot, self._reassert, self._from = number, False, None
+            self.rides = {path: data for path, data in self.rides.items() if rides.get(path) is not data}
+            self.state.commits_hour = len(self.budget.every)
+            lag = time.monotonic() - first
+            self.bulletin.durable(number, revision, package.changed, package.bytes, lag, self.line.branch)
             return self._result(survey, package.changed)
         raise Unavailable("the store's head moves faster than we can follow; the next sync tries again")
 
@@ -310,61 +302,18 @@ class Engine:
             self.state.sync.snapshot, self.state.sync.revision = str(number), revision
             log.debug(f"{number} was committed after all")
 
+    def _promote(self, revision: str) -> dict[str, tuple[int, int]]:
+        self.index.promote(self.options.store_id, revision)
+        return {root.name: self.index.totals(root.name) for root in self.options.roots}
+
     def _result(self, survey: Survey, changed: int) -> Result:
-        troubled = {**survey.unreadable, **survey.stale}
-        troubled.update({r.entry.path: r.entry.flag for r in self.index.flagged() if r.entry.path not in troubled})
         snapshot = str(self.line.snapshot) if self.line.snapshot else None
-        return Result(True, snapshot, self.line.head, changed, troubled=troubled, held=dict(survey.held))
+        return Result(True, snapshot, self.line.head, changed, troubled=survey.trouble(), held=dict(survey.held))
 
     # --- what came of it ------------------------------------------------------------------------------------------
 
-    def _durable(
-        self,
-        number: object,
-        revision: str,
-        package: Package,
-        survey: Survey,
-        rides: Mapping[str, bytes],
-        first: float,
-    ) -> None:
-        now = time.monotonic()
-        sync = self.state.sync
-        self.line.snapshot = package.snapshot
-        self._reassert, self._from = False, None
-        for path, data in rides.items():
-            if self.rides.get(path) is data:
-                del self.rides[path]
-        sync.snapshot, sync.revision = str(number), revision
-        sync.last_durable, sync.last_durable_mono = time.time(), now
-        sync.lag_s = round(now - first, 3)
-        self.count()
-        self.state.commits_hour = len(self.budget.every)
-        if self.state.commits_total is not None:
-            self.state.commits_total += 1
-        self.state.clear("cold-start")
-        self._say_durable(package, now, sync.lag_s)
-
-    def _say_durable(self, package: Package, now: float, lag: float) -> None:
-        """At most one line a minute while all is well."""
-        if now - self._last_log < 60 and not self.state.sync.error:
-            self._suppressed += package.changed
-            log.debug(f"durable {package.snapshot}: {package.changed} changed")
-            return
-        changed, self._suppressed, self._last_log = package.changed + self._suppressed, 0, now
-        where = f" on branch {self.line.branch}" if self.line.branch else ""
-        log.info(f"durable {package.snapshot}{where}: {changed:,} changed, {human(package.bytes)}, lag {lag:.1f} s")
-
-    def _succeeded(self) -> None:
-        sync = self.state.sync
-        if sync.error:
-            log.info(f"durable again after {time.time() - (sync.error_since or time.time()):.0f} s: {sync.snapshot}")
-        sync.error, sync.error_since, sync.error_code, sync.denied = None, None, "", False
-        self._failures, self._not_before = 0, 0.0
-        sync.pending = self._hints.waiting() + self._waiting()
-        sync.pending_since_mono = None if not sync.pending else (self._first or time.monotonic())
-
-    def _failed(self, result: Result, dirty: dict[str, set[str]] | None, first: float) -> None:
-        sync = self.state.sync
+    def _bad(self, result: Result, dirty: dict[str, set[str]] | None, first: float) -> None:
+        """Nothing of it is durable: all of it is dirty still."""
         self._first = min(first, self._first) if self._first else first
         if dirty is None or self._dirty is None:
             self._dirty = None
@@ -373,68 +322,12 @@ class Engine:
                 self._dirty.setdefault(root, set()).update(paths)
         self._failures += 1
         self._not_before = time.monotonic() + pace.backoff(self._failures, retry_after=result.retry_after)
-        sync.pending = max(self._hints.waiting() + self._waiting(), 1)
-        sync.pending_since_mono = sync.pending_since_mono or self._first
-        new = sync.error is None
-        sync.error, sync.error_code, sync.denied = result.error, result.code, result.code == "denied"
-        sync.error_since = sync.error_since or time.time()
-        if new:
-            since = time.strftime("%H:%M", time.localtime(sync.error_since))
-            log.warning(f"not durable since {since}: {result.error}. Your files are safe on this disk only.")
-
-    def _note(self, survey: Survey) -> None:
-        if survey.held and set(survey.held) - self._held:
-            for name in set(survey.held) - self._held:
-                log.warning(
-                    f"{survey.held[name]:,} entries of root {name!r} are gone at once: that looks like a fault, so the"
-                    " store keeps them until the next rescan sees it again, or a checkpoint confirms it"
-                )
-        self._held = (self._held & set(survey.held)) | frozenset(survey.held)
-        if self._held:
-            self.state.note("held-deletion", f"a mass deletion is held back in: {', '.join(sorted(self._held))}")
-        else:
-            self.state.clear("held-deletion")
-        sync, flagged = self.state.sync, self.index.flagged()
-        trouble = {r.entry.path: r.entry.flag or "unreadable" for r in flagged}
-        trouble.update(dict.fromkeys(survey.unreadable, "unreadable"))
-        trouble.update(dict.fromkeys(survey.stale, "stale"))
-        trouble.update({s.entry.path: s.entry.flag for s in survey.staged if s.entry.flag})
-        for path, why in {**survey.unreadable, **survey.stale}.items():
-            if path not in {f["path"] for f in sync.files}:
-                log.warning(f"{path!r} can't be copied now ({why}): the store keeps what it has of it")
-        sync.files = [{"path": p, "state": s} for p, s in sorted(trouble.items())[:100]]
-        kinds = list(trouble.values())
-        sync.unsettled, sync.stale = kinds.count("unsettled"), kinds.count("stale")
-        sync.unreadable = len(kinds) - sync.unsettled - sync.stale
-        sync.trouble_since_mono = (sync.trouble_since_mono or time.monotonic()) if kinds else None
-        for root in self.options.roots:
-            entry = self.state.roots[root.name]
-            entry.excluded = survey.excluded.get(root.name, entry.excluded)
-            entry.skipped = survey.skipped.get(root.name, entry.skipped)
-            kind = survey.kinds.get(root.name, "absent")
-            entry.state = kind if kind in ("absent", "unreadable") else "durable"
-        self.count()
-
-    def count(self) -> None:
-        """Say in the state how much of each root is durable."""
-        for name, entry in self.state.roots.items():
-            entry.files, entry.bytes = self.index.totals(name)
-
-    def _edited(self) -> None:
-        self._reassert = True
-        log.warning(
-            "the store was edited by somebody else since our last snapshot. What this Space holds goes on top of"
-            " it; files that no root names are left alone"
-        )
+        self.bulletin.bad(result, self._waiting(), self._first)
 
     def _fenced(self) -> None:
         if self.state.lease != "fenced":
             branch = f"fenced/{self.options.instance}"
-            log.warning(
-                f"FENCED: another instance holds the lease. Nothing more goes to the main line; what this one writes"
-                f" goes to branch {branch}"
-            )
-            self.state.lease = "fenced"
+            self.bulletin.fenced(branch)
             self.line.fork(branch)
             self.everything()
             self.on_fenced()
@@ -522,15 +415,4 @@ def _why(error: Exception) -> str:
 
 
 def _remove(folder: Path) -> None:
-    import shutil
-
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def human(size: float) -> str:
-    """A number of bytes as people say it."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError

@@ -54,7 +54,17 @@ class Survey:
     kinds: dict[str, RootKind] = field(default_factory=dict)
     excluded: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    flagged: dict[str, str] = field(default_factory=dict)  # what the index has that is not as it should be
+    totals: dict[str, tuple[int, int]] = field(default_factory=dict)  # root -> durable files, and their bytes
     reason: bool = False
+
+    def trouble(self) -> dict[str, str]:
+        """Every entry that is not kept as it is on disk: path -> unsettled, stale or unreadable."""
+        out = dict(self.flagged)
+        for staged in self.staged:
+            out.pop(staged.entry.path, None)
+        out.update({s.entry.path: s.entry.flag for s in self.staged if s.entry.flag})
+        return out | dict.fromkeys(self.unreadable, "unreadable") | dict.fromkeys(self.stale, "stale")
 
 
 @dataclass(slots=True)
@@ -89,7 +99,10 @@ class Surveyor:
                 continue
             break
         self._finish(seen, how, staging, folder)
-        return seen.survey
+        out = seen.survey
+        out.flagged = {row.entry.path: row.entry.flag for row in self.index.flagged()}
+        out.totals = {root.name: self.index.totals(root.name) for root in self.roots}
+        return out
 
     def _see(self, how: Look, hints: Hints) -> _Seen:
         out = Survey()

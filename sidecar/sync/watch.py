@@ -155,6 +155,6 @@ class _Nearby(FileSystemEventHandler):
     def dispatch(self, event: FileSystemEvent) -> None:
         for raw in (event.src_path, event.dest_path):
             path = os.fsdecode(raw)
-            if path and (self.root == path or self.root.startswith(path + "/") or path.startswith(self.root + "-")):
-                if not (event.is_directory and isinstance(event, DirModifiedEvent)):
-                    self.hints.add(self.root)
+            near = self.root == path or self.root.startswith(path + "/") or path.startswith(self.root + "-")
+            if path and near and not (event.is_directory and isinstance(event, DirModifiedEvent)):
+                self.hints.add(self.root)
