@@ -27,6 +27,8 @@ IN_MEMORY = 64 * 1024
 IN_MEMORY_TOTAL = 16 * 1024 * 1024
 PIECE = 1 << 20
 FICLONE = 0x40049409  # linux/fs.h
+CHANGED_KIND = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""How opening a file fails where something else, or nothing, stands there since the scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +119,10 @@ def _one(out: Stage, found: Found, index: Index, box: _Box, force: bool) -> None
             _database(out, base, found, old, box, force)
         else:
             _file(out, base, found, old, box, force)
-    except FileNotFoundError:
-        out.vanished.append(found.path)
     except OSError as error:
+        if error.errno in CHANGED_KIND or (error.errno == errno.EINVAL and found.kind == "symlink"):
+            out.vanished.append(found.path)
+            return
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename != found.absolute:
             raise NoRoom(error.errno, "no space left for staging", str(box.folder)) from error
         out.unreadable[found.path] = error.strerror or type(error).__name__

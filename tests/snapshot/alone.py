@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.snapshot.stage import NoRoom, Stage, stage
 from tests.snapshot.disk import Disk, news
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +142,55 @@ def volume_covers(base: Path) -> None:
     tmpfs(disk.root)
     scan = disk.scan()
     assert (scan.kind, scan.missing) == ("unreadable", [])
+
+
+# Staging
+
+
+def stage_all(disk: Disk, folder: Path) -> Stage:
+    return stage([f for f in disk.scan().changed if f.path != "data"], disk.index, folder)
+
+
+@scenario
+def full_staging(base: Path) -> None:
+    disk = Disk(base / "w")
+    tmpfs(base / "staging", "1m")
+    (disk.root / "small").write_bytes(b"in memory")
+    (disk.root / "big").write_bytes(b"x" * 3_000_000)
+    with pytest.raises(NoRoom) as raised:
+        stage_all(disk, base / "staging")
+    assert raised.value.filename == str(base / "staging")
+    (disk.root / "big").unlink()
+    assert [s.source for s in stage_all(disk, base / "staging").staged] == [b"in memory"]
+
+
+@scenario
+def database_without_room(base: Path) -> None:
+    disk = Disk(base / "w")
+    tmpfs(base / "staging", "1m")
+    for mode in ("wal", "delete"):
+        db = sqlite3.connect(disk.root / f"{mode}.db", isolation_level=None)
+        db.execute(f"PRAGMA journal_mode={mode}")
+        db.execute("CREATE TABLE t AS SELECT zeroblob(3000000)")
+        with pytest.raises(NoRoom):
+            stage_all(disk, base / "staging")
+        assert list((base / "staging").iterdir()) == []
+        db.close()
+        (disk.root / f"{mode}.db").unlink()
+
+
+@scenario
+def unreadable_file(base: Path) -> None:
+    disk = Disk(base / "w")
+    (disk.root / "a").write_text("a")
+    (disk.root / "b").write_text("b")
+    (disk.root / "x.db").write_bytes(b"SQLite format 3\0")
+    become(1000, base / "w")
+    (disk.root / "a").chmod(0)
+    (disk.root / "x.db").chmod(0)
+    result = stage_all(disk, base / "w")
+    assert set(result.unreadable) == {"data/a", "data/x.db"}
+    assert [s.entry.path for s in result.staged] == ["data/b"]
 
 
 if __name__ == "__main__":
