@@ -88,6 +88,7 @@ class Engine:
         self._dirty: dict[str, set[str]] | None = {}  # root -> paths; None: everything
         self._first = self._last = 0.0
         self._held: frozenset[str] = frozenset()
+        self._confirming: frozenset[str] = frozenset()  # what was held when the rescan came that may confirm it
         self._refused: set[str] = set()
         self._reassert = False
         self._from: str | None = None
@@ -143,6 +144,7 @@ class Engine:
                 if now >= next_rescan:
                     self.everything()
                     self._last = 0.0
+                    self._confirming = self._held
                     next_rescan = self._rescan_after()
                     await asyncio.to_thread(self._watcher.refresh)
                     self.state.sync.watcher = self._watcher.kind
@@ -206,10 +208,10 @@ class Engine:
         first, self._first = self._first or time.monotonic(), 0.0
         full = dirty is None or why != "automatic"
         hints: LookHints = None if full or dirty is None else {**dirty, **dict.fromkeys(self._held)}
-        rescan = dirty is None and why == "automatic"
         look = Look(
             hints,
-            confirm_held=self._held if rescan else frozenset(),
+            # Not just any look at everything: a sync that is tried again looks anew within a second.
+            confirm_held=self._confirming if full and why == "automatic" else frozenset(),
             confirm_present=why == "checkpoint" and self.state.main_state == "running",
             reassert=self._reassert,
         )
@@ -231,6 +233,7 @@ class Engine:
             await asyncio.to_thread(_remove, folder)
         if result.ok:
             self._failures, self._not_before = 0, 0.0
+            self._confirming = frozenset()
             self.bulletin.good(self._waiting(), self._first or time.monotonic())
         else:
             self._bad(result, dirty, first)

@@ -62,16 +62,18 @@ class Space:
             "SIDECAR_HANDOFF_WAIT": "1s",
             **settings,
         }
+        self.python = sys.executable
+        self.cwd = home
         self.within: list[str] = []
         """A command that goes before ours, and executes what follows it."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *command: str, **extra: str) -> subprocess.Popen[bytes]:
         """`sidecar run -- command`, in a session of its own; its output goes to ``log``."""
-        argv = [*self.within, sys.executable, "-m", "sidecar", "run", "--", *(command or ("sleep", "1000"))]
+        argv = [*self.within, self.python, "-m", "sidecar", "run", "--", *(command or ("sleep", "1000"))]
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
-                argv, env={**self.env, **extra}, stdout=out, stderr=out, start_new_session=True, cwd=self.home
+                argv, env={**self.env, **extra}, stdout=out, stderr=out, start_new_session=True, cwd=self.cwd
             )
         return self.process
 
