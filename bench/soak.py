@@ -69,9 +69,7 @@ def campaign(space: Space, store: str, kills: int, rng: random.Random) -> int:
     except subprocess.TimeoutExpired:
         code = -1
     acked = len(ledger.read_text().splitlines()) if ledger.exists() else 0
-    wrong = (
-        [line for line in (space.home / "wrong").read_text().splitlines()] if (space.home / "wrong").exists() else []
-    )
+    wrong = (space.home / "wrong").read_text().splitlines() if (space.home / "wrong").exists() else []
     seconds = time.monotonic() - began
     counts = ", ".join(f"{n} {name}" for name, n in victims.items())
     print(f"{store}: {kills} kills ({counts}), {acked} acknowledged, {len(wrong)} lost, {seconds:.0f} s", flush=True)

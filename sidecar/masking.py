@@ -13,9 +13,7 @@ _SHORTEST = 6
 _SECRET_WORD = r"(?:pass|pwd|secret|token|key|sig|auth|cred)"
 _URL_USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<user>[^\s/?#]*)@")
 # A password with an unescaped '/', '?' or '#': what follows the first ':' is no port, yet an '@' comes later.
-_URL_BROKEN = re.compile(
-    r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#@\[]*:(?![0-9]*(?:[/?#\s]|$))[^\s/?#@]*[/?#]\S*@"
-)
+_URL_BROKEN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#@\[]*:(?![0-9]*(?:[/?#\s]|$))[^\s/?#@]*[/?#]\S*@")
 _PLAIN = (
     (re.compile(r"\b(?:hf_(?:[a-z]+_)?|gh[a-z]_|github_pat_|glpat-)[A-Za-z0-9]{16,}\w*"), HIDDEN),
     (re.compile(r"\bAGE-SECRET-KEY-[A-Za-z0-9-]+", re.IGNORECASE), HIDDEN),

@@ -146,9 +146,7 @@ def host(text: str) -> str:
         try:
             return str(ipaddress.IPv6Address(text.removeprefix("[").removesuffix("]")))
         except ValueError:
-            raise ValueError(
-                "neither a host name nor an IPv6 address (the port goes into SIDECAR_PORT)"
-            ) from None
+            raise ValueError("neither a host name nor an IPv6 address (the port goes into SIDECAR_PORT)") from None
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", text):
         raise ValueError("not a host name")
     return text
@@ -187,9 +185,7 @@ def url_prefix(text: str) -> str:
     """A path such as ``/_sidecar``, returned without a slash at its end."""
     path = text.rstrip("/")
     segments = path.split("/")[1:]
-    if not path.startswith("/") or any(
-        s in (".", "..") or not re.fullmatch(r"[\w.~-]+", s, re.A) for s in segments
-    ):
+    if not path.startswith("/") or any(s in (".", "..") or not re.fullmatch(r"[\w.~-]+", s, re.A) for s in segments):
         raise ValueError
     return path
 
@@ -219,16 +215,12 @@ def exclude(text: str) -> tuple[str, ...]:
             if line == "+default":
                 patterns += DEFAULT_EXCLUDE
             else:
-                wrong.append(
-                    f"{line!r}: only +default starts with '+' (a name that does is written \\{line})"
-                )
+                wrong.append(f"{line!r}: only +default starts with '+' (a name that does is written \\{line})")
             continue
         try:
             with catch_warnings():
                 simplefilter("ignore")
-                matches_something = all(
-                    p.include is not None for p in GitIgnoreSpec.from_lines([line]).patterns
-                )
+                matches_something = all(p.include is not None for p in GitIgnoreSpec.from_lines([line]).patterns)
         except (ValueError, re.error):
             matches_something = False
         if matches_something:

@@ -155,9 +155,7 @@ def _name_clashes(roots: Sequence[Root]) -> list[str]:
                     f"{first.path!r} and {second.path!r} are both named {first.name!r}; give one another name"
                 )
             elif contains(first.name, second.name) or contains(second.name, first.name):
-                problems.append(
-                    f"the root names {first.name!r} and {second.name!r} lie in each other; rename one"
-                )
+                problems.append(f"the root names {first.name!r} and {second.name!r} lie in each other; rename one")
     return problems
 
 
@@ -194,9 +192,7 @@ def check_roots(roots: Sequence[Root], state_dir: str | None, store_dir: str | N
                 "set SIDECAR_STORE to a folder outside of every root"
             )
         if os.path.islink(first.path):
-            warnings.append(
-                f"the root {first.path!r} is a symlink: what is kept is its target, {real[first]!r}"
-            )
+            warnings.append(f"the root {first.path!r} is a symlink: what is kept is its target, {real[first]!r}")
     return Outcome(tuple(roots), tuple(problems), tuple(warnings))
 
 
@@ -207,9 +203,7 @@ def _overlap(first: Root, second: Root, real: dict[Root, str]) -> str | None:
         return f"{first.path!r} and {second.path!r} are the same folder, {real[first]!r}; keep one of the two"
     for outer, inner in ((first, second), (second, first)):
         if contains(real[outer], real[inner]):
-            through = (
-                "" if real[inner] == inner.path and real[outer] == outer.path else " (through a symlink)"
-            )
+            through = "" if real[inner] == inner.path and real[outer] == outer.path else " (through a symlink)"
             return f"{inner.path!r} lies in {outer.path!r}{through}; declare one of the two"
     return None
 

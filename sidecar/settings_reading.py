@@ -199,15 +199,10 @@ def _compare(reading: Reading) -> None:
     """What no setting shows by itself."""
     values, warn = reading.values, reading.warnings.append
     port_known = not reading.lines("SIDECAR_PORT")
-    if (
-        values["upstream"]
-        and port_known
-        and _is_ourselves(values["upstream"], values["host"], values["port"])
-    ):
+    if values["upstream"] and port_known and _is_ourselves(values["upstream"], values["host"], values["port"]):
         reading.unreadable(
             "SIDECAR_UPSTREAM",
-            f"the sidecar itself listens on port {values['port']}; let main listen on another, "
-            "or set SIDECAR_PORT",
+            f"the sidecar itself listens on port {values['port']}; let main listen on another, or set SIDECAR_PORT",
         )
     if values["age_recipient"] and not reading.text("SIDECAR_AGE_IDENTITY"):
         reading.wrong(

@@ -131,9 +131,7 @@ def _hub(raw: str, url: SplitResult) -> StoreSpec:
         raise ValueError("the prefix has an empty, '.', '..' or '.git' segment")
     if prefix and prefix[0].startswith("."):
         raise ValueError("the prefix starts with '.'")
-    return StoreSpec(
-        "hf", raw, repo=f"{owner}/{name}", branch=branch or None, prefix="/".join(prefix), raw=raw
-    )
+    return StoreSpec("hf", raw, repo=f"{owner}/{name}", branch=branch or None, prefix="/".join(prefix), raw=raw)
 
 
 def _wrong_repo(owner: str, name: str) -> str | None:
@@ -150,9 +148,7 @@ def _folder(raw: str, url: SplitResult) -> StoreSpec:
     if url.query or url.fragment:
         raise ValueError("a file:// URL has no '?' or '#' part (in a path they are written %3F and %23)")
     if url.netloc not in ("", "localhost"):
-        raise ValueError(
-            "a folder is written with three slashes and its absolute path: file:///absolute/folder"
-        )
+        raise ValueError("a folder is written with three slashes and its absolute path: file:///absolute/folder")
     path = _unquote(url.path)
     if ".." in path.split("/"):
         raise ValueError("the path has a '..' segment; write the folder that is meant")
