@@ -153,6 +153,8 @@ class _Look:
                         continue
                     status_of = item.stat(follow_symlinks=False)
                 except FileNotFoundError:
+                    if row is not None:
+                        known[row.entry.path] = row
                     continue
                 except OSError as error:
                     self.out.unreadable[f"{path}/{item_name}"] = _why(error)
@@ -162,7 +164,9 @@ class _Look:
                     stack.append(below)
             covered = bool(known) and self._covered(path, status.st_dev)
             for row in known.values():
-                self._lost(row.entry.path[len(self.name) + 1 :], [row], covered)
+                below = row.entry.path[len(self.name) + 1 :]
+                if self._lost(below, [row], covered):
+                    stack.append(below)
 
     def orphans(self) -> None:
         """Entries whose folder is no entry: no walk of the folders that there are comes by them."""
@@ -259,30 +263,36 @@ class _Look:
         if row is not None:
             self.out.missing.extend(r.entry.path for r in self.index.under(path))
 
-    def _lost(self, below: str, rows: list[Row], covered: bool) -> None:
-        """An entry is not in its folder any more; ``rows`` start with its own, if it has one."""
+    def _lost(self, below: str, rows: list[Row], covered: bool) -> bool:
+        """An entry was not in its folder; ``rows`` start with its own, if it has one. Whether it is a folder after all.
+
+        A listing may miss a name that another file is just being renamed to.
+        """
         path = self._path(below)
         is_dir = rows[0].entry.path != path or rows[0].entry.kind == "dir"
         if self.excluder.hides(below, is_dir):
             self.out.excluded += 1  # newly excluded: carried forward until `sidecar forget`
-            return
+            return False
         if covered:
             self.out.unreadable[path] = "its folder is on another device than before"
-            return
+            return False
         try:
-            os.lstat(self._at(below))
-            return  # it was being put back while its folder was listed
+            status = os.lstat(self._at(below))
         except FileNotFoundError:
             pass
         except NotADirectoryError:
-            return
+            return False
         except OSError as error:
             self.out.unreadable[path] = _why(error)
-            return
+            return False
+        else:
+            self._item(below, status, rows[0] if rows[0].entry.path == path else None, None)
+            return st.S_ISDIR(status.st_mode)
         for row in self.index.under(path) if is_dir else rows:
             e = row.entry
             if not is_dir or not self.excluder.hides(e.path[len(self.name) + 1 :], e.kind == "dir"):
                 self.out.missing.append(e.path)
+        return False
 
     def _covered(self, path: str, device: int) -> bool:
         """Whether the folder at ``path`` was on another device: something was mounted over it, or went away."""

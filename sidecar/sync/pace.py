@@ -45,12 +45,14 @@ class Budget:
     every: list[float] = field(default_factory=list)
 
     def seed(self, now: float, ages: Iterable[float], paced: Iterable[float]) -> None:
-        """Count commits that are ``ages`` seconds old, by the store's own clock; ``paced`` are the snapshots' among
-        them (which of those were automatic can't be told any more)."""
+        """Count commits that are ``ages`` seconds old, by the store's own clock; it tells whole seconds at times.
+
+        ``paced`` are the snapshots' among them (which of those were automatic can't be told any more).
+        """
         for times, those in ((self.every, ages), (self.automatic, paced)):
             for age in those:
-                if 0 <= age < HOUR:
-                    insort(times, now - age)
+                if -HOUR < age < HOUR:
+                    insort(times, now - max(age, 0.0))
 
     def note(self, now: float, *, automatic: bool) -> None:
         """A commit was sent (whatever came of it: the store may have counted it)."""
@@ -86,9 +88,13 @@ class Budget:
         return now if len(self.every) < spare else max(now, self.every[-spare] + HOUR)
 
     def _refilled(self, now: float) -> float:
-        """The token bucket that spreads what the burst leaves: ``burst`` at once, then one every so often."""
+        """The token bucket that spreads what the burst leaves: ``burst`` at once, then one every so often.
+
+        Where a burst takes most of the hour's share, half of that is spread all the same: the hour's own bound holds
+        it back as long as it must.
+        """
         burst = min(BURST, self.per_hour)
-        every = HOUR / (self.per_hour - burst) if self.per_hour > burst else HOUR
+        every = HOUR / max(self.per_hour - burst, (self.per_hour + 1) // 2)
         free_at = float("-inf")  # when the bucket is full again
         for t in self.automatic:
             free_at = max(free_at, t) + every

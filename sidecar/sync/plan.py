@@ -41,7 +41,7 @@ def place(staged: Sequence[Staged], bundled_roots: Collection[str], refused: Col
         if item.source is None:
             continue
         path = item.entry.path
-        in_root = any(path.startswith(root + "/") for root in bundled_roots)
+        in_root = any(path == root or path.startswith(root + "/") for root in bundled_roots)
         (bundled if in_root or path in refused or not mirrored(path) else plain).append(item)
     if len(plain) > PLAIN_MOST:
         plain.sort(key=lambda s: s.entry.size, reverse=True)

@@ -34,13 +34,13 @@ def can_unshare() -> bool:
     return os.geteuid() == 0 and bool(shutil.which("unshare")) and subprocess.run(tried, check=False).returncode == 0
 
 
-def run_alone(name: str) -> None:
-    """Run one scenario; what it prints on stderr is what the test fails with."""
+def run_alone(name: str, module: str = "tests.snapshot.alone") -> None:
+    """Run one of ``module``'s scenarios; what it prints on stderr is what the test fails with."""
     if not can_unshare():
         pytest.skip("needs root and mount namespaces")
     with tempfile.TemporaryDirectory(prefix="sidecar-alone-") as base:
         os.chmod(base, 0o755)
-        argv = ["unshare", "-m", sys.executable, "-m", "tests.snapshot.alone", name, base]
+        argv = ["unshare", "-m", sys.executable, "-m", module, name, base]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr[-4000:]
 

@@ -143,25 +143,40 @@ def test_what_cannot_be_seen_is_no_deletion(scenario: str) -> None:
     run_alone(scenario)
 
 
-def test_a_name_that_comes_back_while_its_folder_is_listed_is_not_deleted(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(disk, "a", "b")
+def test_a_name_that_a_listing_misses_is_looked_at_all_the_same(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(disk, "a", "b", "c", "d/e")
 
     class Without:
-        """A listing that misses "a", as a folder's may while files are renamed over each other."""
+        """A listing without "a" and "d", as one may be while files are renamed over each other."""
 
         def __init__(self, path: str) -> None:
             self.real = list(real(path))
 
         def __enter__(self) -> Iterator[os.DirEntry[str]]:
-            return iter([item for item in self.real if item.name != "a"])
+            return iter([item for item in self.real if item.name not in ("a", "d")])
 
         def __exit__(self, *_: object) -> None: ...
 
     real = os.scandir
     monkeypatch.setattr(os, "scandir", Without)
     assert news(disk.scan()) == (set(), set(), {})
+    (disk.root / "a").write_text("changed")
+    (disk.root / "d" / "e").write_text("changed")
+    (disk.root / "d" / "new").write_text("new")
+    assert news(disk.scan()) == ({"data/a", "data/d/e", "data/d/new"}, set(), {})
+
+
+def test_a_name_that_goes_after_it_was_listed_is_gone(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(disk, "a", "b", "c")
+    real = os.scandir
+
+    def listed(path: str) -> object:
+        found = real(path)
+        (disk.root / "a").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(os, "scandir", listed)
+    assert news(disk.scan()) == (set(), {"data/a"}, {})
 
 
 # Kinds

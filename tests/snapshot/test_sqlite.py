@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.snapshot import sqlite
-from sidecar.snapshot.stage import stage
+from sidecar.snapshot.stage import Stage, stage
 from tests.snapshot.disk import FAST, Disk
 
 ACCOUNTS, TOTAL = 50, 5_000
@@ -347,7 +347,7 @@ def disk(room: Path) -> Iterator[Disk]:
     made.close()
 
 
-def stage_all(disk: Disk, name: str = "staging") -> object:
+def stage_all(disk: Disk, name: str = "staging") -> Stage:
     folder = disk.base / f"{name}-{time.monotonic_ns()}"
     folder.mkdir()
     return stage([f for f in disk.scan().changed if f.path != "data"], disk.index, folder)

@@ -1,0 +1,156 @@
+"""What one commit carries, as values: the design's table of mass deletions, and where each file goes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.snapshot.index import Row
+from sidecar.snapshot.manifest import Entry, Frame
+from sidecar.snapshot.stage import Staged
+from sidecar.sync.plan import (
+    BUNDLE_MEAN,
+    PLAIN_MOST,
+    bundles_root,
+    deletes,
+    live_bundles,
+    looks_like_database,
+    mass_deletion,
+    place,
+)
+
+FRAME = Frame("ab" * 32, 0, 9)
+
+
+def row(path: str, kind: str = "file", frame: Frame | None = None) -> Row:
+    return Row(Entry(path, kind, 0o644, 0, 0, 0, 1, "cd" * 32, "", frame))  # type: ignore[arg-type]
+
+
+def staged(path: str, size: int = 1, source: bytes | None = b"x") -> Staged:
+    return Staged(Row(Entry(path, "file", 0o644, 0, 0, 0, size, "cd" * 32)), source)
+
+
+# before, missing, kind now, kind before, new files -> is it held back?
+TABLE = [
+    (0, 0, "dir", "dir", 0, False),
+    (100, 0, "dir", "dir", 0, False),
+    (18, 10, "dir", "dir", 0, True),  # over half, and at least ten
+    (20, 10, "dir", "dir", 0, False),  # half isn't over half
+    (17, 9, "dir", "dir", 0, False),  # nine aren't ten
+    (1000, 499, "dir", "dir", 0, False),
+    (1000, 501, "dir", "dir", 0, True),
+    (1000, 501, "dir", "dir", 5000, True),  # whatever came instead
+    (3, 3, "dir", "dir", 0, True),  # it became empty
+    (1, 1, "dir", "dir", 0, True),
+    (3, 3, "dir", "dir", 1, False),  # it isn't empty: the file got another name
+    (1, 1, "dir", "dir", 1, False),
+    (3, 2, "dir", "dir", 0, False),
+    (3, 3, "absent", "dir", 0, True),  # it vanished
+    (1, 1, "absent", "file", 0, True),
+    (5, 0, "absent", "dir", 0, False),
+    (3, 1, "file", "dir", 1, True),  # a file stands where the folder was
+    (3, 3, "file", "dir", 1, True),
+    (1, 0, "dir", "file", 3, False),  # a folder where the file was: nothing is gone
+    (100, 0, "unreadable", "dir", 0, False),
+]
+
+
+@pytest.mark.parametrize(("before", "missing", "kind", "kind_before", "new", "held"), TABLE)
+def test_what_looks_like_a_fault(before: int, missing: int, kind, kind_before, new: int, held: bool) -> None:
+    assert mass_deletion(before, missing, kind, kind_before, new) is held
+
+
+@given(st.integers(1, 500), st.integers(1, 500))
+def test_a_root_is_never_emptied_unasked(before: int, missing: int) -> None:
+    missing = min(before, missing)
+    held = mass_deletion(before, missing, "dir", "dir", 0)
+    assert held or missing < before
+    assert held or missing < 10 or missing * 2 <= before
+
+
+@pytest.mark.parametrize("name", ["app.db", "a/B.SQLITE3", "x.sqlite", "x.db3"])
+def test_names_of_databases(name: str) -> None:
+    assert looks_like_database(name)
+    assert not looks_like_database(name + ".bak")
+
+
+# Bundles
+
+
+@pytest.mark.parametrize(
+    ("layout", "files", "size", "bundled"),
+    [
+        ("auto", 500, 500, False),
+        ("auto", 501, 501, True),
+        ("auto", 501, 501 * BUNDLE_MEAN, False),
+        ("auto", 501, 501 * BUNDLE_MEAN - 1, True),
+        ("mirror", 100_000, 1, False),
+        ("bundle", 0, 0, True),
+        ("bundle", 1, 10**9, True),
+    ],
+)
+def test_which_roots_are_bundled(layout: str, files: int, size: int, bundled: bool) -> None:
+    assert bundles_root(layout, files, size) is bundled
+
+
+# Places
+
+
+def test_files_go_under_their_own_names_where_a_store_may_carry_them() -> None:
+    odd = ["data/.gitignore", "data/a/.GIT/config", "data/\udcff", "data/new\nline", "data/" + "x" * 251]
+    places = place([staged(p) for p in ["data/a", "x.db", *odd]], (), {"x.db"})
+    assert [s.entry.path for s in places.plain] == ["data/a"]
+    assert {s.entry.path for s in places.bundled} == {"x.db", *odd}
+
+
+def test_a_root_that_is_bundled_is_bundled_whole_and_no_other() -> None:
+    paths = ["data/a", "data2/a", "one.json"]
+    places = place([staged(p) for p in paths], {"data", "one.json"}, ())
+    assert [s.entry.path for s in places.plain] == ["data2/a"]
+    assert [s.entry.path for s in places.bundled] == ["data/a", "one.json"]
+
+
+def test_what_has_no_new_bytes_goes_nowhere() -> None:
+    places = place([staged("data/a", source=None)], (), ())
+    assert (places.plain, places.bundled) == ((), ())
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=300), st.booleans())
+def test_at_most_a_hundred_plain_files_and_the_small_ones_are_bundled(sizes: list[int], bundled: bool) -> None:
+    items = [staged(f"data/{n}", size) for n, size in enumerate(sizes)]
+    places = place(items, {"data"} if bundled else (), ())
+    assert len(places.plain) == (0 if bundled else min(len(sizes), PLAIN_MOST))
+    both = [s.entry.path for s in (*places.plain, *places.bundled)]
+    assert sorted(both) == sorted(s.entry.path for s in items)
+    if places.plain and places.bundled:
+        assert min(s.entry.size for s in places.plain) >= max(s.entry.size for s in places.bundled)
+    assert [s.entry.path for s in places.bundled] == sorted(s.entry.path for s in places.bundled)
+
+
+# Deletes
+
+
+def test_the_store_lets_go_of_mirrored_files_only() -> None:
+    gone = [row("data/a"), row("data/b", frame=FRAME), row("data/d", "dir"), row("data/l", "symlink")]
+    assert deletes(gone, []) == ["data/a"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "deleted"),
+    [
+        (row("data/a"), row("data/a"), False),
+        (row("data/a"), row("data/a", frame=FRAME), True),  # it moved into a bundle
+        (row("data/a", frame=FRAME), row("data/a"), False),
+        (row("data/a"), row("data/a", "dir"), True),
+        (row("data/a"), row("data/a", "symlink"), True),
+        (row("data/a", "dir"), row("data/a"), False),
+        (row("data/a", frame=FRAME), row("data/a", "dir"), False),
+    ],
+)
+def test_a_path_that_is_no_mirrored_file_any_more_is_deleted(old: Row, new: Row, deleted: bool) -> None:
+    assert deletes([], [(old, new)]) == (["data/a"] if deleted else [])
+
+
+def test_bundles_live_as_long_as_an_entry_lies_in_them() -> None:
+    assert live_bundles({"a", "c"}, {"a": 1, "b": 2}, {"c": 3}) == {"a": 1, "c": 3}

@@ -1,0 +1,495 @@
+"""One look at all roots on a real disk: what goes into the next snapshot, what is held back, and what is no news."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from sidecar.snapshot import stage as staging
+from sidecar.snapshot.manifest import Manifest
+from sidecar.sync import staging as copies
+from sidecar.sync.survey import Look, Survey
+from tests.snapshot.alone import run_alone
+from tests.snapshot.disk import FAST
+from tests.sync.rig import Rig
+
+
+@pytest.fixture
+def base() -> Iterator[Path]:
+    with TemporaryDirectory(dir=FAST, prefix="sidecar-survey-") as name:
+        yield Path(name) / "rig"
+
+
+@pytest.fixture
+def rig(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(staging, "SETTLE_NS", 0)  # nothing here is written twice within a tick
+    made = Rig(base)
+    yield made
+    made.close()
+
+
+def fill(root: Path, *names: str) -> None:
+    for name in names:
+        at = root / name
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.write_text(name)
+
+
+def paths(manifest: Manifest) -> set[str]:
+    return set(manifest.entries)
+
+
+def idle(survey: Survey) -> bool:
+    return not survey.reason and not survey.gone and not survey.held
+
+
+CONFIRM = Look(confirm_held=frozenset({"data"}))
+PRESENT = Look(confirm_present=True)
+
+
+# News
+
+
+def test_a_root_is_snapshotted_and_then_there_is_nothing_to_do(rig: Rig) -> None:
+    fill(rig.root, "a", "d/b")
+    (rig.root / "empty").mkdir()
+    assert rig.sync().reason
+    assert paths(rig.manifest()) == {"data", "data/a", "data/d", "data/d/b", "data/empty"}
+    for _ in range(3):
+        assert idle(rig.sync())
+    assert rig.last is not None
+    assert rig.last.sequence == 1
+
+
+def test_a_folders_time_alone_is_no_news_but_goes_along(rig: Rig) -> None:
+    fill(rig.root, "a", "d/b")
+    rig.sync()
+    os.utime(rig.root / "d", ns=(5, 5))
+    assert idle(rig.sync())
+    fill(rig.root, "new")
+    rig.sync()
+    assert rig.manifest().entries["data/d"].mtime_ns == 5
+
+
+def test_a_bare_touch_keeps_the_bytes_where_they_are(rig: Rig) -> None:
+    fill(rig.root, "a")
+    rig.sync()
+    os.utime(rig.root / "a", ns=(7, 7))
+    survey = rig.sync()
+    assert [s.source for s in survey.staged if s.entry.path == "data/a"] == [None]
+    assert rig.manifest().entries["data/a"].mtime_ns == 7
+    assert (rig.restored() / "a").read_text() == "a"
+
+
+def test_hints_are_all_that_is_looked_at(base: Path) -> None:
+    rig = Rig(base, ("data", "more", "one.json"))
+    try:
+        for root in rig.roots[:2]:
+            fill(Path(root.path), "a", "b")
+        Path(rig.roots[2].path).write_text("{}")
+        rig.sync()
+        for root in rig.roots[:2]:
+            (Path(root.path) / "a").write_text("changed")
+            (Path(root.path) / "b").write_text("changed")
+        Path(rig.roots[2].path).write_text("[]")
+        survey = rig.look(Look({"more": {"a"}}))
+        assert [s.entry.path for s in survey.staged if s.entry.kind == "file"] == ["more/a"]
+        survey = rig.look(Look({"more": None, "one.json": {""}}))
+        assert sorted(s.entry.path for s in survey.staged if s.entry.kind == "file") == ["more/a", "more/b", "one.json"]
+        assert [r.name for r in survey.roots] == ["data", "more", "one.json"], "the others stay in the manifest"
+        rig.sync(Look({"more": {"a"}}))
+        assert paths(rig.manifest()) == {f"{r}/{n}" for r in ("data", "more") for n in "ab"} | {
+            "data",
+            "more",
+            "one.json",
+        }
+    finally:
+        rig.close()
+
+
+def test_the_roots_own_ignore_file_among_the_hints_is_a_reason_to_look_everywhere(rig: Rig) -> None:
+    fill(rig.root, "a.log", "b")
+    rig.sync()
+    (rig.root / ".sidecarignore").write_text("*.log")
+    (rig.root / "a.log").write_text("changed")
+    survey = rig.sync(Look({"data": {".sidecarignore"}}))
+    assert {s.entry.path for s in survey.staged if s.entry.kind == "file"} == {"data/.sidecarignore"}
+    assert survey.excluded == {"data": 1}
+    assert "data/a.log" in paths(rig.manifest()), "carried forward"
+
+
+# Roots that come and go
+
+
+def test_a_root_that_is_not_there_yet_is_no_reason_and_no_error(base: Path) -> None:
+    rig = Rig(base, ("data", "later.json"))
+    try:
+        fill(rig.root, "a")
+        rig.sync()
+        assert [r.name for r in rig.manifest().roots] == ["data"]
+        assert idle(rig.sync())
+        Path(rig.roots[1].path).write_text("{}")
+        assert rig.sync(Look({"later.json": {""}})).reason
+        assert {r.name: r.kind for r in rig.manifest().roots} == {"data": "dir", "later.json": "file"}
+        assert rig.surveyor.devices["later.json"] == os.stat(rig.roots[1].path).st_dev
+    finally:
+        rig.close()
+
+
+def test_a_root_that_is_a_link_is_what_it_leads_to(rig: Rig) -> None:
+    fill(rig.root, "a")
+    moved = rig.base / "moved"
+    os.rename(rig.root, moved)
+    rig.root.symlink_to(moved)
+    rig.sync()
+    assert paths(rig.manifest()) == {"data", "data/a"}
+    (moved / "a").write_text("changed")
+    assert rig.sync(Look({"data": {"a"}})).reason
+
+
+def test_a_single_file_that_is_a_link_is_what_it_leads_to(base: Path) -> None:
+    rig = Rig(base, ("one.json",))
+    try:
+        (rig.base / "real.json").write_text("{}")
+        rig.root.symlink_to(rig.base / "real.json")
+        assert rig.sync().unreadable == {}
+        assert rig.manifest().entries["one.json"].size == 2
+        assert rig.restored().read_text() == "{}"
+        assert idle(rig.sync())
+    finally:
+        rig.close()
+
+
+def test_what_is_no_longer_declared_is_carried_forward(base: Path) -> None:
+    rig = Rig(base, ("data", "more"))
+    try:
+        for root in rig.roots:
+            fill(Path(root.path), "a")
+        rig.sync()
+        rig.roots = rig.roots[:1]
+        rig.surveyor = rig.new_surveyor()
+        fill(rig.root, "b")
+        rig.sync()
+        assert {"more", "more/a"} <= paths(rig.manifest())
+        assert [r.name for r in rig.manifest().roots] == ["data", "more"]
+    finally:
+        rig.close()
+
+
+# Mass deletions
+
+FEW = [str(n) for n in range(3)]
+MANY = [f"d/{n}" for n in range(30)]
+
+
+def test_an_emptied_root_is_held_until_a_later_look_confirms_it(rig: Rig) -> None:
+    fill(rig.root, *FEW)
+    rig.sync()
+    for name in FEW:
+        (rig.root / name).unlink()
+    survey = rig.sync()
+    assert (survey.held, survey.gone, survey.reason) == ({"data": 3}, [], False)
+    assert idle(rig.sync(Look({"data": set()}))), "a hint elsewhere says nothing of it"
+    survey = rig.sync(CONFIRM)
+    assert (survey.held, survey.confirmed) == ({}, {"data"})
+    assert paths(rig.manifest()) == {"data"}
+    assert rig.mirrored() == set()
+
+
+def test_what_else_changed_is_committed_meanwhile(rig: Rig) -> None:
+    fill(rig.root, *MANY, "keep")
+    rig.sync()
+    for name in MANY:
+        (rig.root / name).unlink()
+    fill(rig.root, "new")
+    (rig.root / "keep").write_text("changed")
+    assert rig.sync().held == {"data": 30}
+    manifest = rig.manifest()
+    assert {"data/new", *(f"data/{n}" for n in MANY)} <= paths(manifest)
+    restored = rig.restored()
+    assert (restored / "keep").read_text() == "changed"
+    assert (restored / "d/7").read_text() == "d/7"
+    fill(rig.root, *MANY)  # they come back: a volume that was away
+    assert rig.sync().held == {}
+    assert idle(rig.sync())
+
+
+def test_a_checkpoint_confirms_in_a_root_that_is_there_only(rig: Rig) -> None:
+    fill(rig.root, *FEW)
+    rig.sync()
+    shutil.rmtree(rig.root)
+    assert rig.sync(PRESENT).held == {"data": 3}
+    rig.root.mkdir()
+    survey = rig.sync(PRESENT)
+    assert (survey.held, survey.confirmed) == ({}, {"data"})
+    assert paths(rig.manifest()) == {"data"}
+
+
+def test_a_root_that_vanished_is_confirmed_by_a_later_look_too(rig: Rig) -> None:
+    fill(rig.root, *FEW)
+    rig.sync()
+    shutil.rmtree(rig.root)
+    assert rig.sync().held == {"data": 3}
+    assert [r.kind for r in rig.manifest().roots] == ["dir"]
+    rig.sync(CONFIRM)
+    assert [r.kind for r in rig.manifest().roots] == ["absent"]
+    assert paths(rig.manifest()) == set()
+    assert idle(rig.sync())
+
+
+def test_a_few_deleted_files_of_many_go_at_once(rig: Rig) -> None:
+    fill(rig.root, *MANY)
+    rig.sync()
+    for name in MANY[:15]:
+        (rig.root / name).unlink()
+    assert len(rig.sync().gone) == 15
+    assert len(rig.mirrored()) == 15
+
+
+def test_a_new_name_for_the_only_file_is_no_emptied_root(rig: Rig) -> None:
+    fill(rig.root, "a")
+    rig.sync()
+    os.rename(rig.root / "a", rig.root / "b")
+    assert rig.sync().held == {}
+    assert paths(rig.manifest()) == {"data", "data/b"}
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_a_held_folder_is_not_replaced_by_what_nothing_can_lie_below(rig: Rig, what: str) -> None:
+    """A manifest that names a file and something below it could never be restored."""
+    fill(rig.root, *MANY)
+    rig.sync()
+    shutil.rmtree(rig.root / "d")
+    (rig.root / "d").write_text("now a file") if what == "file" else (rig.root / "d").symlink_to("x")
+    fill(rig.root, "new")
+    assert rig.sync().held == {"data": 30}
+    assert (rig.restored() / "d/3").read_text() == "d/3"
+    rig.sync(CONFIRM)
+    assert rig.manifest().entries["data/d"].kind == ("file" if what == "file" else "symlink")
+    assert os.path.lexists(rig.restored() / "d")
+    assert not (rig.restored() / "d").is_dir()
+
+
+def test_a_file_where_the_root_was_is_held(rig: Rig) -> None:
+    fill(rig.root, "a", "b")
+    rig.sync()
+    shutil.rmtree(rig.root)
+    rig.root.write_text("x")
+    assert rig.sync().held == {"data": 2}
+    assert rig.sync(Look({"data": {""}})).held == {"data": 2}
+    assert (rig.restored() / "a").read_text() == "a"
+    rig.sync(CONFIRM)
+    assert rig.restored().read_text() == "x"
+
+
+def test_a_single_file_that_lost_all_its_bytes_is_held(base: Path) -> None:
+    rig = Rig(base, ("one.json",))
+    try:
+        rig.root.write_text("{}")
+        rig.sync()
+        rig.root.write_text("")
+        assert rig.sync().held == {"one.json": 1}
+        assert rig.restored().read_text() == "{}"
+        rig.root.write_text("[1]")
+        assert rig.sync().held == {}
+        assert rig.restored().read_text() == "[1]"
+        rig.root.write_text("")
+        survey = rig.sync(PRESENT)
+        assert (survey.held, survey.confirmed) == ({}, {"one.json"})
+        assert rig.restored().read_text() == ""
+    finally:
+        rig.close()
+
+
+def test_an_only_database_that_lost_all_its_bytes_is_held(rig: Rig) -> None:
+    fill(rig.root, "a", "b", "c")
+    with closing(sqlite3.connect(rig.root / "app.db")) as db:
+        db.execute("CREATE TABLE t AS SELECT 1 AS x")
+    rig.sync()
+    (rig.root / "app.db").write_bytes(b"")
+    (rig.root / "a").write_text("changed")
+    assert rig.sync().held == {"data": 1}
+    restored = rig.restored()
+    assert (restored / "a").read_text() == "changed"
+    with closing(sqlite3.connect(restored / "app.db")) as db:
+        assert db.execute("SELECT x FROM t").fetchall() == [(1,)]
+    rig.sync(CONFIRM)
+    assert rig.manifest().entries["data/app.db"].size == 0
+
+
+# Trouble
+
+
+@pytest.mark.parametrize("scenario", ["locked_folder_is_no_endless_news", "locked_file_is_carried"])
+def test_as_user_1000(scenario: str) -> None:
+    run_alone(scenario, "tests.sync.alone")
+
+
+def test_another_number_for_the_device_says_nothing_of_what_is_deleted(rig: Rig) -> None:
+    """A container that is started again finds its disk under another st_dev: deletions there are deletions."""
+    fill(rig.root, "a", "d/b", "d/c", "d/e")
+    rig.sync()
+    rig.sync()
+    for row in rig.index.under("data"):
+        if row.stat is not None:
+            stat = type(row.stat)(row.stat.dev + 1, *(getattr(row.stat, n) for n in ("ino", "size", "mtime_ns")), 0)
+            rig.index.touch([type(row)(row.entry, stat, row.settled)])
+    rig.surveyor = rig.new_surveyor()
+    (rig.root / "d/b").unlink()
+    survey = rig.sync()
+    assert survey.unreadable == {}
+    assert [r.entry.path for r in survey.gone] == ["data/d/b"]
+
+
+# A folder that is written as a unit
+
+
+def test_a_folder_that_is_written_as_a_unit_goes_in_as_one_or_flagged(rig: Rig) -> None:
+    """Each version is written from the first file to the last: at every moment the first are a version ahead."""
+    names = ["1", "2", "3"]
+    for name in names:
+        (rig.root / name).write_bytes(bytes(80_000))
+    over = threading.Event()
+
+    def write() -> None:
+        version = 0
+        while not over.is_set():
+            version += 1
+            for name in names:
+                (rig.base / "new").write_bytes(version.to_bytes(4, "big") * 20_000)
+                os.replace(rig.base / "new", rig.root / name)
+            time.sleep(0.012)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    whole = 0
+    try:
+        for _ in range(15):
+            rig.sync()
+            entries = rig.manifest().entries
+            if not any(entries[f"data/{n}"].flag for n in names):
+                restored = rig.restored()
+                versions = [int.from_bytes((restored / n).read_bytes()[:4], "big") for n in names]
+                assert versions == sorted(versions, reverse=True)
+                assert versions[0] - versions[-1] <= 1
+                whole += 1
+    finally:
+        over.set()
+        thread.join()
+    rig.sync()
+    assert not any(e.flag for e in rig.manifest().entries.values())
+
+
+def test_what_changes_while_it_is_staged_is_staged_again(rig: Rig) -> None:
+    fill(rig.root, "a", "b")
+    rig.sync()
+    (rig.root / "a").write_text("a2")
+    asked = []
+
+    def more() -> Mapping[str, Iterable[str]]:
+        asked.append(1)
+        if len(asked) == 1:  # the app finishes what it began, after "a" was staged
+            (rig.root / "a").write_text("a3")
+            (rig.root / "b").write_text("b3")
+        return {"data": {"a", "b"}}
+
+    with TemporaryDirectory(dir=rig.base) as folder:
+        survey = rig.surveyor.look(Look({"data": {"a"}}), Path(folder), more)
+        files = {s.entry.path: s for s in survey.staged if s.entry.kind == "file"}
+        assert {p: s.source for p, s in files.items()} == {"data/a": b"a3", "data/b": b"b3"}
+        assert {s.entry.flag for s in files.values()} == {""}
+        rig.commit(rig.pack(survey, Path(folder)))
+    assert len(asked) == 2
+    assert (rig.restored() / "b").read_text() == "b3"
+
+
+def test_what_never_holds_still_is_flagged(rig: Rig) -> None:
+    fill(rig.root, "log", "b")
+    rig.sync()
+    turn = 0
+
+    def more() -> Mapping[str, Iterable[str]]:
+        nonlocal turn
+        turn += 1
+        (rig.root / "log").write_text("x" * turn)
+        return {}
+
+    fill(rig.root, "new")
+    (rig.root / "log").write_text("")
+    with TemporaryDirectory(dir=rig.base) as folder:
+        survey = rig.surveyor.look(Look(), Path(folder), more)
+        found = {s.entry.path: s for s in survey.staged}
+    assert turn == 3
+    assert (found["data/log"].entry.flag, found["data/log"].row.settled) == ("unsettled", False)
+    assert found["data/log"].source == b"xx", "the newest copy"
+    assert found["data/new"].entry.flag == ""
+
+
+def test_a_large_file_that_never_holds_still_is_copied_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "AGAIN_MOST", 1000)
+    fill(rig.root, "log")
+    rig.sync()
+    turn = 0
+
+    def more() -> Mapping[str, Iterable[str]]:
+        nonlocal turn
+        turn += 1
+        (rig.root / "log").write_text("x" * (2000 + turn))
+        return {}
+
+    more()
+    with TemporaryDirectory(dir=rig.base) as folder:
+        survey = rig.surveyor.look(Look(), Path(folder), more)
+        [one] = [s for s in survey.staged if s.entry.kind == "file"]
+    assert (turn, one.source, one.entry.flag) == (2, b"x" * 2001, "unsettled")
+
+
+def test_where_nobody_writes_nothing_is_looked_at_twice(rig: Rig) -> None:
+    fill(rig.root, "a")
+
+    def more() -> Mapping[str, Iterable[str]]:
+        raise AssertionError("looked again")
+
+    with TemporaryDirectory(dir=rig.base) as folder:
+        assert rig.surveyor.look(Look(still=True), Path(folder), more).reason
+
+
+def test_what_goes_while_others_are_staged_is_not_in_the_snapshot(rig: Rig) -> None:
+    fill(rig.root, "a", "b", "c", "d/e")
+    rig.sync()
+    for name in ("a", "b", "d/e"):
+        (rig.root / name).write_text("changed")
+
+    def more() -> Mapping[str, Iterable[str]]:
+        (rig.root / "a").unlink(missing_ok=True)
+        if (rig.root / "d").is_dir():
+            shutil.rmtree(rig.root / "d")
+            (rig.root / "d").write_text("a file now")
+        return {}
+
+    with TemporaryDirectory(dir=rig.base) as folder:
+        survey = rig.surveyor.look(Look(), Path(folder), more)
+        rig.commit(rig.pack(survey, Path(folder)))
+    assert paths(rig.manifest()) == {"data", "data/b", "data/c", "data/d"}
+    assert (rig.restored() / "d").read_text() == "a file now"
+
+
+# After somebody else's edit
+
+
+def test_reassert_puts_every_file_again(rig: Rig) -> None:
+    fill(rig.root, "a", "d/b")
+    (rig.root / "link").symlink_to("a")
+    rig.sync()
+    survey = rig.look(Look(reassert=True))
+    files = {s.entry.path: s for s in survey.staged if s.entry.kind == "file"}
+    assert {p: s.source for p, s in files.items()} == {"data/a": b"a", "data/d/b": b"d/b"}
