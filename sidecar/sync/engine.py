@@ -35,6 +35,9 @@ from sidecar.sync.watch import Hints, Watcher
 SMALL = 1024 * 1024
 """Bytes that a store takes in a moment: a commit of no more that gets no answer is a commit that hangs."""
 
+CHECK_S = 5.0
+"""How often is made sure that the folders that are watched are still the roots."""
+
 Why = Literal["automatic", "checkpoint", "asked", "stop", "final", "handoff"]
 
 
@@ -136,7 +139,7 @@ class Engine:
         await asyncio.to_thread(self._watcher.start)
         self.state.sync.watcher = self._watcher.kind
         self.everything()
-        next_rescan = self._rescan_after()
+        next_rescan, next_check = self._rescan_after(), time.monotonic() + CHECK_S
         self._last = 0.0  # the difference to what was restored goes at once
         try:
             while True:
@@ -146,14 +149,18 @@ class Engine:
                     self._last = 0.0
                     self._confirming = self._held
                     next_rescan = self._rescan_after()
-                    await asyncio.to_thread(self._watcher.refresh)
-                    self.state.sync.watcher = self._watcher.kind
+                if now >= next_check:
+                    next_check = now + CHECK_S
+                    if await asyncio.to_thread(self._watcher.stale):
+                        await asyncio.to_thread(self._watcher.refresh)
+                        self.state.sync.watcher = self._watcher.kind
+                        self.everything()  # nobody has told what happened there until now
                 at = self._due(now)
                 if at is not None and at <= now:
                     await self.snapshot("automatic")
                     continue
                 self._wake.clear()
-                wait = min(at if at is not None else next_rescan, next_rescan) - now
+                wait = min(t for t in (at, next_rescan, next_check) if t is not None) - now
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), max(wait, 0.01))
         finally:

@@ -8,6 +8,7 @@ everywhere".
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Sequence
 
@@ -89,7 +90,7 @@ class Watcher:
         self.roots, self.hints, self.ignore = roots, hints, ignore
         self.kind = "off"
         self._observer: BaseObserver | None = None
-        self._watched: dict[str, str] = {}
+        self._watched: dict[str, tuple[str, int, int]] = {}  # root -> the folder that stands in for it, by identity
 
     def start(self) -> None:
         """Start watching; blocks while the kernel is told of every folder. Falls back to polling."""
@@ -117,18 +118,23 @@ class Watcher:
         return observer
 
     def _schedule(self, observer: BaseObserver, root: str) -> None:
-        at, recursive = _place(root), os.path.isdir(root)
+        here, recursive = _place(root), os.path.isdir(root)
+        at = here[0]
         handler = _Handler(self.hints, root, self.ignore) if recursive else _Nearby(self.hints, root)
         observer.schedule(handler, at, recursive=recursive, event_filter=KINDS)
-        self._watched[root] = at
+        self._watched[root] = here
+
+    def stale(self) -> bool:
+        """Whether a root has come, has gone, or is another folder than the one that is watched. Blocks, briefly.
+
+        inotify follows the folder itself, wherever it is moved, and says nothing of the one that takes its place.
+        """
+        return self._observer is not None and any(self._watched.get(root) != _place(root) for root in self.roots)
 
     def refresh(self) -> None:
-        """Watch a root itself once it exists, or its parent again once it is gone. Blocks."""
-        if self._observer is None:
-            return
-        if any(self._watched.get(root) != _place(root) for root in self.roots):
-            self.stop()
-            self.start()
+        """Watch what stands there now. Blocks."""
+        self.stop()
+        self.start()
 
     def stop(self) -> None:
         if self._observer is not None:
@@ -137,13 +143,17 @@ class Watcher:
             self._observer = None
 
 
-def _place(root: str) -> str:
+def _place(root: str) -> tuple[str, int, int]:
+    """The folder to watch for ``root``: itself, or the nearest one above it; with its device and inode."""
     at = root
-    if not os.path.isdir(at):
-        at = os.path.dirname(root)
-        while not os.path.isdir(at) and at != "/":
-            at = os.path.dirname(at)
-    return at
+    while True:
+        try:
+            found = os.stat(at)
+        except OSError:
+            found = None
+        if at == "/" or (found is not None and stat.S_ISDIR(found.st_mode)):
+            return (at, found.st_dev, found.st_ino) if found else (at, 0, 0)
+        at = os.path.dirname(at)
 
 
 class _Nearby(FileSystemEventHandler):

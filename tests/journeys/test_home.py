@@ -154,10 +154,17 @@ def a_root_that_comes_late(tmp: Path) -> None:
         (space.disk / "not/yet/here/deep/f").write_text("late")
         (space.disk / "not/either").write_text("too")
         space.wait(lambda s: [r["files"] for r in s["roots"]] == [1, 1] and s["sync"]["pending"] == 0)
+        # Another folder takes its place: the one that is watched is not the root any more.
+        os.rename(space.disk / "not/yet/here", space.disk / "not/yet/old")
+        (space.disk / "not/yet/here/deep").mkdir(parents=True)
+        (space.disk / "not/yet/here/deep/f").write_text("late")
+        time.sleep(6)
+        (space.disk / "not/yet/here/deep/f").write_text("later")
+        space.wait(lambda s: s["roots"][0]["bytes"] == len("later"), 10)
         space.kill()
         space.lose_disk()
         assert space.start("true").wait(20) == 0, space.said()
-        assert (space.disk / "not/yet/here/deep/f").read_text() == "late"
+        assert (space.disk / "not/yet/here/deep/f").read_text() == "later"
         assert (space.disk / "not/either").read_text() == "too"
 
 
