@@ -93,11 +93,11 @@ class Surveyor:
             hints = _joined(hints, more())
             again = self._see(how, hints)
             if not left:
-                staging.flag(again.changed)
-            elif staging.add(again.changed):
-                seen = again
-                continue
-            break
+                staging.flag(again.changed)  # and all else stays as the look before saw it
+                break
+            seen = again
+            if not staging.add(again.changed):
+                break
         self._finish(seen, how, staging, folder)
         out = seen.survey
         out.flagged = {row.entry.path: row.entry.flag for row in self.index.flagged()}

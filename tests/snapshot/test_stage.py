@@ -385,7 +385,7 @@ def test_a_clone_is_read_back_from_the_copy(disk: Disk, monkeypatch: pytest.Monk
         return 0
 
     at_first = at.read_bytes()
-    monkeypatch.setattr(staging.fcntl, "ioctl", clone)
+    monkeypatch.setattr("fcntl.ioctl", clone)
     with open(at, "rb") as source:
         size, digest = staging._spool(source.fileno(), disk.base / "copy")
     assert (disk.base / "copy").read_bytes() == at_first

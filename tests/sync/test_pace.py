@@ -177,11 +177,12 @@ def test_without_a_ceiling_checkpoints_never_wait() -> None:
 
 def test_what_other_lives_committed_counts() -> None:
     budget = Budget(30, CEILING)
-    budget.seed(1000.0, [0, 10, 3599, 3600, 7200, -0.7])
-    assert len(budget.every) == len(budget.automatic) == 4
+    ages = [0, 10, 3599, 3600, 7200, -0.7]
+    budget.seed(1000.0, ages, ages[1:3])
+    assert (len(budget.every), len(budget.automatic)) == (4, 2)
     assert max(budget.every) == 1000.0, "a clock that tells whole seconds may be ahead of its own commit"
     fresh = Budget(5)
-    fresh.seed(0.0, [10.0] * 5)
+    fresh.seed(0.0, [10.0] * 9, [10.0] * 5)
     assert fresh.automatic_at(0.0) == pytest.approx(HOUR - 10)
     sent = continuous(fresh, 3)
     assert most_in_an_hour(sorted([*sent, *[-10.0] * 5])) <= 5

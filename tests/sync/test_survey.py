@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import threading
-import time
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -341,8 +342,7 @@ def test_another_number_for_the_device_says_nothing_of_what_is_deleted(rig: Rig)
     rig.sync()
     for row in rig.index.under("data"):
         if row.stat is not None:
-            stat = type(row.stat)(row.stat.dev + 1, *(getattr(row.stat, n) for n in ("ino", "size", "mtime_ns")), 0)
-            rig.index.touch([type(row)(row.entry, stat, row.settled)])
+            rig.index.touch([replace(row, stat=replace(row.stat, dev=row.stat.dev + 1))])
     rig.surveyor = rig.new_surveyor()
     (rig.root / "d/b").unlink()
     survey = rig.sync()
@@ -355,36 +355,27 @@ def test_another_number_for_the_device_says_nothing_of_what_is_deleted(rig: Rig)
 
 def test_a_folder_that_is_written_as_a_unit_goes_in_as_one_or_flagged(rig: Rig) -> None:
     """Each version is written from the first file to the last: at every moment the first are a version ahead."""
-    names = ["1", "2", "3"]
+    names = [f"{n:02}" for n in range(20)]
     for name in names:
         (rig.root / name).write_bytes(bytes(80_000))
-    over = threading.Event()
-
-    def write() -> None:
-        version = 0
-        while not over.is_set():
-            version += 1
-            for name in names:
-                (rig.base / "new").write_bytes(version.to_bytes(4, "big") * 20_000)
-                os.replace(rig.base / "new", rig.root / name)
-            time.sleep(0.012)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    whole = 0
-    try:
-        for _ in range(15):
-            rig.sync()
-            entries = rig.manifest().entries
-            if not any(entries[f"data/{n}"].flag for n in names):
-                restored = rig.restored()
-                versions = [int.from_bytes((restored / n).read_bytes()[:4], "big") for n in names]
-                assert versions == sorted(versions, reverse=True)
-                assert versions[0] - versions[-1] <= 1
-                whole += 1
-    finally:
-        over.set()
-        thread.join()
+    app = (
+        "import os, sys, time\nversion = 0\nwhile True:\n  version += 1\n  for n in range(20):\n"
+        "    with open('new', 'wb') as file:\n      file.write(version.to_bytes(4, 'big') * 20_000)\n"
+        "    os.replace('new', f'data/{n:02}')\n  time.sleep(0.004)\n"
+    )
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", app], cwd=rig.root.parent) as process:
+        try:
+            for _ in range(12):
+                rig.sync()
+                entries = rig.manifest().entries
+                if not any(entries[f"data/{n}"].flag for n in names):
+                    restored = rig.restored()
+                    versions = [int.from_bytes((restored / n).read_bytes()[:4], "big") for n in names]
+                    assert versions == sorted(versions, reverse=True)
+                    assert versions[0] - versions[-1] <= 1
+            assert process.poll() is None
+        finally:
+            process.kill()
     rig.sync()
     assert not any(e.flag for e in rig.manifest().entries.values())
 
@@ -481,6 +472,22 @@ def test_what_goes_while_others_are_staged_is_not_in_the_snapshot(rig: Rig) -> N
         rig.commit(rig.pack(survey, Path(folder)))
     assert paths(rig.manifest()) == {"data", "data/b", "data/c", "data/d"}
     assert (rig.restored() / "d").read_text() == "a file now"
+
+
+def test_what_is_deleted_while_it_is_staged_is_gone(rig: Rig) -> None:
+    fill(rig.root, "a", "b", "c")
+    rig.sync()
+    (rig.root / "a").write_text("changed")
+    (rig.root / "b").write_text("changed")
+
+    def more() -> Mapping[str, Iterable[str]]:
+        (rig.root / "a").unlink(missing_ok=True)
+        return {}
+
+    with TemporaryDirectory(dir=rig.base) as folder:
+        survey = rig.surveyor.look(Look(), Path(folder), more)
+        assert [r.entry.path for r in survey.gone] == ["data/a"]
+        assert [s.entry.path for s in survey.staged if s.entry.kind == "file"] == ["data/b"]
 
 
 # After somebody else's edit
