@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -191,7 +192,7 @@ while True:
 def after_a_main_that_writes_to_its_last_moment(tmp: Path) -> None:
     with in_folder(tmp) as space:
         (space.home / "app.py").write_text(WRITES_TO_THE_END)
-        space.start("python3", "app.py")
+        space.start(sys.executable, "app.py")
         space.running()
         space.wait(lambda s: (space.disk / "data/started").exists())
         time.sleep(0.5)

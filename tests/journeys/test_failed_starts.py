@@ -610,23 +610,50 @@ def orphan_keeps_out(lab: Lab) -> None:
 
 
 def only_readable(lab: Lab) -> None:
-    """Reads work and commits don't: main gets its files, and nothing is claimed or written."""
+    """Reads work and commits don't: main gets its files, and nothing is written until the store lets us."""
     repo = "alice/unleased"
     lab.past.lay(lab.hub, repo)
     before = lab.hub.branches(repo)
-    lab.hub.fault("status", status=403, endpoint="commit", path=repo, times=None)
-    with living(past.hub_space(lab.hub, lab.tmp / "unleased", repo)) as space:
-        space.start("sh", "-c", MAIN)
-        status = space.running()
-        assert status["lease"]["state"] == "unleased"
-        assert space.get("/health")["status"] == "warn"
-        require_restored(space, lab.past.earlier)
-        assert space.post("/checkpoint")[0] == 503
-        assert space.end() == 143, space.said()
-        assert "UNLEASED" in space.said()
-        assert "the last sync was not made" in space.said()
+    fault = lab.hub.fault("status", status=403, endpoint="commit", path=repo, times=None)
+    with living(past.hub_space(lab.hub, lab.tmp / "unleased", repo)) as space, past.watched(lab.hub, repo, {}):
+        space.hurry(REGAIN_S=1.0)
+        for mended in (False, True):
+            space.start("sh", "-c", MAIN)
+            status = space.running()
+            assert status["lease"]["state"] == "unleased"
+            assert space.get("/health")["status"] == "warn"
+            require_restored(space, lab.past.earlier)
+            assert space.post("/checkpoint")[0] == 503
+            if mended:
+                lab.hub.clear_faults(fault)
+                space.wait(lambda s: s["lease"]["state"] == "held")
+                space.checkpoint()
+                assert lab.hub.read(repo, "data/new.txt") == b"new\n"
+                past.require_all(lab.hub, repo, lab.hub.commits(repo)[0], lab.past.earlier)
+                assert "unleased" not in space.get()["notes"]
+            assert space.end() == 143, space.said()
+            assert ("the last sync was not made" in space.said().rpartition("UNLEASED")[2]) is not mended
+            assert mended or lab.hub.branches(repo) == before
         assert "Traceback" not in space.said()
-    assert lab.hub.branches(repo) == before
+
+
+def stopped_while_it_waits(lab: Lab) -> None:
+    """SIGTERM while the store is away: out at once."""
+    repo = "alice/stopped"
+    lab.past.lay(lab.hub, repo)
+    settings = {"SIDECAR_RESTORE_TIMEOUT": "1s", "SIDECAR_ON_RESTORE_FAILURE": "wait"}
+    for action in ("hang", "status"):
+        fault = lab.hub.fault(action, status=503, path=repo, times=None)
+        with living(past.hub_space(lab.hub, lab.tmp / f"stopped-{action}", repo, **settings)) as space:
+            space.start("sh", "-c", MAIN)
+            space.wait(lambda s: "recovery-failed" in s["notes"])
+            began = time.monotonic()
+            assert space.end() == 143, space.said()
+            assert time.monotonic() - began < 8
+            assert not (space.home / "ran").exists()
+            assert "Traceback" not in space.said()
+        lab.hub.clear_faults(fault)
+    assert lab.hub.commits(repo)[0]["title"].startswith(past.SNAPSHOT)
 
 
 def half_restored(lab: Lab) -> None:
@@ -671,6 +698,7 @@ MORE: dict[str, Callable[[Lab], None]] = {
     "orphan-twice": orphan_twice,
     "orphan-keeps-out": orphan_keeps_out,
     "only-readable": only_readable,
+    "stopped-while-it-waits": stopped_while_it_waits,
     "half-restored": half_restored,
 }
 

@@ -1,0 +1,111 @@
+"""Two containers of one Space at a time, as while it is rebuilt: neither overwrites what the other has written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from tests.hub.server import LocalHub
+from tests.journeys import past
+from tests.journeys.space import Space, agent_of, descendants, living
+
+REPO = "alice/two"
+
+
+@contextlib.contextmanager
+def two(tmp: Path, **settings: str) -> Iterator[tuple[LocalHub, Space, Space]]:
+    """An old container that runs, with one durable file, and a new one that is yet to start."""
+    settings = {"SIDECAR_HANDOFF_WAIT": "20s", **settings}
+    with LocalHub(tmp / "hub", process=True) as hub:
+        old = past.hub_space(hub, tmp / "old", REPO, **settings)
+        new = past.hub_space(hub, tmp / "new", REPO, **settings)
+        for space in (old, new):
+            space.hurry(LEASE_YOUNG_S=0.5)
+        past.write(old.disk, {"data/first": b"first"})
+        with living(old), living(new):
+            old.start("sleep", "1000")
+            old.running()
+            old.checkpoint()
+            yield hub, old, new
+
+
+def whole(hub: LocalHub, branch: str = "main") -> dict[str, bytes]:
+    """The files that a branch's manifest names, by what its tree holds of them."""
+    named = [e["path"] for e in past.manifest_of(hub, REPO, branch)["entries"] if e["kind"] == "file"]
+    return {path: hub.read(REPO, path, branch) for path in named}
+
+
+def hands_over(tmp: Path) -> None:
+    """The old one is asked, syncs a last time, and hands over; what it writes then goes to a branch."""
+    with two(tmp, SIDECAR_QUIET="30s", SIDECAR_MAX_DELAY="60s") as (hub, old, new):
+        past.write(old.disk, {"data/late": b"not yet synced"})
+        new.start("sleep", "1000")
+        new.running(30)
+        assert (new.disk / "data/late").read_bytes() == b"not yet synced"
+        assert "asked it to hand over" in new.said()
+        assert "taken for dead" not in new.said()
+        assert new.get()["lease"]["epoch"] == 2
+        old.wait(lambda s: s["lease"]["state"] == "fenced")
+        assert "fenced" in old.get()["notes"]
+        assert old.post("/checkpoint")[0] == 409
+        branch = f"fenced/{old.get()['instance']}"
+        past.write(old.disk, {"data/after": b"after"})
+        past.write(new.disk, {"data/mine": b"new's"})
+        new.checkpoint()
+        assert old.end() == 143, old.said()
+        assert "data/after" not in whole(hub)
+        assert whole(hub, branch)["data/after"] == b"after"
+        assert whole(hub) == {"data/first": b"first", "data/late": b"not yet synced", "data/mine": b"new's"}
+        assert new.end() == 143, new.said()
+        assert "Traceback" not in old.said() + new.said()
+
+
+def silent(tmp: Path) -> None:
+    """The old one stands still and is taken for dead; when it comes back it is fenced at its first word."""
+    with two(tmp, SIDECAR_HANDOFF_WAIT="1s") as (hub, old, new):
+        assert old.process is not None
+        everybody = [old.process.pid, *descendants(old.process.pid)]
+        for pid in everybody:
+            os.kill(pid, signal.SIGSTOP)
+        past.write(old.disk, {"data/late": b"late"})
+        new.start("sleep", "1000")
+        new.running(30)
+        assert "taken for dead" in new.said()
+        past.write(new.disk, {"data/mine": b"new's"})
+        new.checkpoint()
+        for pid in everybody:
+            os.kill(pid, signal.SIGCONT)
+        old.wait(lambda s: s["lease"]["state"] == "fenced")
+        branch = f"fenced/{old.get()['instance']}"
+        until = time.monotonic() + 10
+        while branch not in hub.branches(REPO) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert whole(hub, branch)["data/late"] == b"late"
+        # Its agent dies: the next one is fenced as well.
+        agent = agent_of(old)
+        os.kill(agent, signal.SIGKILL)
+        past.write(old.disk, {"data/later": b"later"})
+        old.wait(lambda s: s["lease"]["state"] == "fenced" and agent_of(old) != agent)
+        assert old.end() == 143, old.said()
+        assert whole(hub, branch)["data/later"] == b"later"
+        assert whole(hub, branch)["data/first"] == b"first"
+        assert whole(hub) == {"data/first": b"first", "data/mine": b"new's"}
+        assert new.end() == 143, new.said()
+        shutil.rmtree(new.disk / "data")
+        assert "Traceback" not in old.said() + new.said()
+
+
+JOBS: dict[str, Callable[[Path], None]] = {job.__name__: job for job in (hands_over, silent)}
+
+
+@pytest.mark.parametrize("how", JOBS)
+def test_the_old_one(how: str, outcomes: Mapping[str, Future[None]]) -> None:
+    outcomes[how].result()
