@@ -7,11 +7,14 @@ everywhere".
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Sequence
 
+from watchdog import events
 from watchdog.events import (
     DirCreatedEvent,
     DirDeletedEvent,
@@ -33,20 +36,30 @@ from sidecar import log
 
 MOST = 10_000
 POLL_S = 5.0
+WAKE_S = 0.05
+"""How often a stream of events wakes the event loop, at most."""
+
 KINDS: list[type[FileSystemEvent]] = [
     *(FileCreatedEvent, FileModifiedEvent, FileClosedEvent, FileDeletedEvent, FileMovedEvent),
     *(DirCreatedEvent, DirModifiedEvent, DirDeletedEvent, DirMovedEvent),
+    # A new mode or time is an event of its own from watchdog 7 on; before, the file was said to be modified.
+    *(getattr(events, name) for name in ("FileAttribEvent", "DirAttribEvent") if hasattr(events, name)),
 ]
 
 
 class Hints:
-    """The paths that may have changed, filled from any thread, taken by one. ``everything`` means: scan all."""
+    """The paths that may have changed, filled from any thread, taken by one. ``everything`` means: scan all.
+
+    ``last`` is the monotonic time of the newest; ``wake`` is called for the first and then no more than every 50 ms.
+    """
 
     def __init__(self, wake: Callable[[], None]) -> None:
+        self.last = 0.0
         self._lock = threading.Lock()
         self._paths: set[str] = set()
         self._everything = False
         self._wake = wake
+        self._woke = float("-inf")
 
     def add(self, path: str) -> None:
         with self._lock:
@@ -54,22 +67,51 @@ class Hints:
                 self._paths.add(path)
             else:
                 self._everything = True
-        self._wake()
+            due = self._is_due()
+        if due:
+            self._wake()
 
     def add_everything(self) -> None:
         with self._lock:
             self._everything = True
-        self._wake()
+            due = self._is_due()
+        if due:
+            self._wake()
+
+    def _is_due(self) -> bool:
+        self.last = time.monotonic()
+        if self.last - self._woke < WAKE_S:
+            return False
+        self._woke = self.last
+        return True
 
     def take(self) -> tuple[set[str], bool]:
         with self._lock:
             taken, everything = self._paths, self._everything
             self._paths, self._everything = set(), False
+            self._woke = float("-inf")
         return taken, everything
+
+    def peek(self) -> set[str]:
+        """What there is to take by now; it stays."""
+        with self._lock:
+            return set(self._paths)
 
     def waiting(self) -> int:
         with self._lock:
             return len(self._paths) + (1 if self._everything else 0)
+
+
+class _Trouble(logging.Handler):
+    """What the watching library warns of (events that the kernel dropped, say) is a reason to look everywhere."""
+
+    def __init__(self, hints: Hints) -> None:
+        super().__init__(logging.WARNING)
+        self.hints = hints
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.debug(f"the watcher says: {record.getMessage()}")
+        self.hints.add_everything()
 
 
 class _Handler(FileSystemEventHandler):
@@ -90,10 +132,14 @@ class Watcher:
         self.roots, self.hints, self.ignore = roots, hints, ignore
         self.kind = "off"
         self._observer: BaseObserver | None = None
+        self._trouble = _Trouble(hints)
         self._watched: dict[str, tuple[str, int, int]] = {}  # root -> the folder that stands in for it, by identity
 
     def start(self) -> None:
         """Start watching; blocks while the kernel is told of every folder. Falls back to polling."""
+        library = logging.getLogger("watchdog")
+        library.addHandler(self._trouble)
+        library.propagate = False
         try:
             self._observer = self._begin(Observer())
             self.kind = "inotify"
@@ -137,6 +183,7 @@ class Watcher:
         self.start()
 
     def stop(self) -> None:
+        logging.getLogger("watchdog").removeHandler(self._trouble)
         if self._observer is not None:
             self._observer.stop()
             self._observer.join(5)

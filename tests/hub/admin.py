@@ -142,9 +142,7 @@ async def commits(call: Call) -> Response:
 async def files(call: Call) -> Response:
     repo = _repo(call)
     sha = repo.resolve(call.request.query_params.get("revision", "main"))
-    return answer(
-        {path: asdict(e) for path, e in sorted(repo.tree(sha).items())}, headers={"X-Repo-Commit": sha}
-    )
+    return answer({path: asdict(e) for path, e in sorted(repo.tree(sha).items())}, headers={"X-Repo-Commit": sha})
 
 
 async def content(call: Call) -> Response:
@@ -163,16 +161,12 @@ async def edit(call: Call) -> Response:
     repo = _repo(call, body)
     branch = body.get("branch", "main")
     repo.resolve(branch)
-    put = {
-        path: call.hub.store.regular(base64.b64decode(data)) for path, data in (body.get("put") or {}).items()
-    }
+    put = {path: call.hub.store.regular(base64.b64decode(data)) for path, data in (body.get("put") or {}).items()}
     tree = repo.tree(repo.branches[branch])
     drop = [
         path
         for path in tree
-        if any(
-            path == gone or (gone.endswith("/") and path.startswith(gone)) for gone in body.get("delete", [])
-        )
+        if any(path == gone or (gone.endswith("/") and path.startswith(gone)) for gone in body.get("delete", []))
     ]
     with exclusive(repo):
         done = repo.add_commit(

@@ -94,9 +94,7 @@ def _compile(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+?)", pattern))
 
 
-_TABLE = tuple(
-    _Route(name, frozenset(m.split()), _compile(path), handler) for name, m, path, handler in ROUTES
-)
+_TABLE = tuple(_Route(name, frozenset(m.split()), _compile(path), handler) for name, m, path, handler in ROUTES)
 
 
 def route(method: str, raw_path: str) -> tuple[_Route, Mapping[str, str]] | None:
@@ -166,9 +164,7 @@ class HubApp:
         bucket = "resolvers" if call.endpoint in ("resolve", "resolve_cache") else "api"
         return commit.check_api_rate(self.hub, bucket, call.token or "anonymous")
 
-    def _count(
-        self, endpoint: str, scope: Mapping[str, Any], raw_path: str, meter: _Meter, fault: str | None
-    ) -> None:
+    def _count(self, endpoint: str, scope: Mapping[str, Any], raw_path: str, meter: _Meter, fault: str | None) -> None:
         counter = self.hub.counters.setdefault(endpoint, Counter())
         counter.count += 1
         counter.bytes_in += meter.bytes_in

@@ -167,8 +167,7 @@ class Cas:
             xorb = self.xorb(name)
             assert xorb is not None
             pieces[name] = [
-                Piece(first, last, xorb.chunks[first].start, xorb.chunks[last - 1].end)
-                for first, last in spans
+                Piece(first, last, xorb.chunks[first].start, xorb.chunks[last - 1].end) for first, last in spans
             ]
         return pieces
 

@@ -24,10 +24,7 @@ from tests.hub.wire import Call, HubError, answer, entry_not_found, revision_not
 HEAD_MOVED = "A commit has happened since. Please refresh and try again."
 IN_PROGRESS = "Another commit is in progress on this repository. Please retry later."
 NO_SUCH_FILE = "A file with this name doesn't exist"
-QUOTA = (
-    "Private repository storage limit reached, "
-    "please upgrade your plan to increase your private storage limit."
-)
+QUOTA = "Private repository storage limit reached, please upgrade your plan to increase your private storage limit."
 
 
 async def preupload(call: Call) -> Response:

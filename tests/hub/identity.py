@@ -54,9 +54,7 @@ class Token:
         return cls(value["token"], value["user"], role, scopes, expired, name)
 
     def to_json(self) -> dict[str, Any]:
-        scopes = [
-            {"entity": s.entity, "name": s.name, "permissions": list(s.permissions)} for s in self.scopes
-        ]
+        scopes = [{"entity": s.entity, "name": s.name, "permissions": list(s.permissions)} for s in self.scopes]
         return {
             "token": self.value,
             "user": self.user,
@@ -116,15 +114,12 @@ class Identity:
         if token is None:
             raise HubError(401, "Invalid username or password.")
         whole = any(
-            s.entity in ("user", "org") and s.name == namespace and _WRITES & set(s.permissions)
-            for s in token.scopes
+            s.entity in ("user", "org") and s.name == namespace and _WRITES & set(s.permissions) for s in token.scopes
         )
         allowed = whole if token.role == "fineGrained" else token.role == "write"
         if not allowed or not self.owns(token, namespace):
             thing = kind.removesuffix("s")
-            raise HubError(
-                403, f'You don\'t have the rights to create a {thing} under the namespace "{namespace}"'
-            )
+            raise HubError(403, f'You don\'t have the rights to create a {thing} under the namespace "{namespace}"')
 
 
 def _forbidden(token: Token) -> str:

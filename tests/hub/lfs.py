@@ -30,9 +30,7 @@ async def batch(call: Call) -> Response:
     for oid, size in objects:
         row: dict[str, Any] = {"oid": oid, "size": size}
         if not upload:
-            row |= (
-                _download(call, oid) if oid in repo.lfs else {"error": {"code": 404, "message": "Not found"}}
-            )
+            row |= _download(call, oid) if oid in repo.lfs else {"error": {"code": 404, "message": "Not found"}}
         elif oid not in repo.lfs:
             parts = size > call.hub.settings.multipart_above and "multipart" in body.get("transfers", [])
             row["actions"] = _upload(call, oid, size, parts)

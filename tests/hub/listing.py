@@ -63,9 +63,7 @@ async def paths_info(call: Call) -> Response:
 async def commits(call: Call) -> Response:
     repo = call.repo()
     history = list(repo.history(repo.resolve(call.params["rev"])))
-    return _page(
-        call, history, call.hub.settings.commits_page, _commit_row, {"X-Total-Count": str(len(history))}
-    )
+    return _page(call, history, call.hub.settings.commits_page, _commit_row, {"X-Total-Count": str(len(history))})
 
 
 def _commit_row(commit: Commit) -> dict[str, Any]:

@@ -146,9 +146,7 @@ class Repo:
         date: str | None = None,
     ) -> Commit:
         """Append a commit to `branch` (made if missing) and make it the head, in that order."""
-        draft = Commit(
-            "", self.branches.get(branch), title, description, author, date or stamp(), dict(put), drop
-        )
+        draft = Commit("", self.branches.get(branch), title, description, author, date or stamp(), dict(put), drop)
         commit = replace(draft, sha=_commit_sha(draft))
         with (self.home / "commits.jsonl").open("ab") as log:
             log.write(_line(commit))

@@ -21,8 +21,7 @@ async def whoami(call: Call) -> Response:
     access: dict[str, Any] = {"displayName": token.name, "role": token.role}
     if token.role == "fineGrained":
         scoped = [
-            {"entity": {"type": s.entity, "name": s.name}, "permissions": list(s.permissions)}
-            for s in token.scopes
+            {"entity": {"type": s.entity, "name": s.name}, "permissions": list(s.permissions)} for s in token.scopes
         ]
         access["fineGrained"] = {"canReadGatedRepos": False, "global": [], "scoped": scoped}
     names = call.hub.identity.orgs.get(token.user, [])

@@ -68,9 +68,7 @@ class LocalHub:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
         if self._own:
             shutil.rmtree(self._own, ignore_errors=True)
@@ -255,9 +253,7 @@ class LocalHub:
     def head(self, repo: str, branch: str = "main", *, type: str = "dataset") -> str:
         return str(self.commits(repo, branch, type=type)[0]["sha"])
 
-    def entries(
-        self, repo: str, revision: str = "main", *, type: str = "dataset"
-    ) -> dict[str, dict[str, Any]]:
+    def entries(self, repo: str, revision: str = "main", *, type: str = "dataset") -> dict[str, dict[str, Any]]:
         """By path: sha256, size, oid, lfs."""
         found: dict[str, dict[str, Any]] = self._json("GET", "files", repo=repo, revision=revision, type=type)
         return found

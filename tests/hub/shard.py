@@ -62,9 +62,7 @@ def _records(data: bytes) -> Iterator[tuple[bytes, int, int, int, int]]:
         yield _RECORD.unpack_from(data, at)
 
 
-def _take(
-    records: Iterator[tuple[bytes, int, int, int, int]], count: int
-) -> list[tuple[bytes, int, int, int, int]]:
+def _take(records: Iterator[tuple[bytes, int, int, int, int]], count: int) -> list[tuple[bytes, int, int, int, int]]:
     taken = [record for _, record in zip(range(count), records, strict=False)]
     if len(taken) < count:
         raise ValueError("a shard that is cut off")

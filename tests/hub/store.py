@@ -18,9 +18,7 @@ _LFS_SUFFIXES = """
     pt pth rar safetensors tar tflite tgz wasm xz zip zst pcm sam raw aac flac mp3 ogg wav bmp gif png tiff
     jpg jpeg webp mp4 webm
 """
-GITATTRIBUTES = "".join(
-    f"*.{s} filter=lfs diff=lfs merge=lfs -text\n" for s in _LFS_SUFFIXES.split()
-).encode()
+GITATTRIBUTES = "".join(f"*.{s} filter=lfs diff=lfs merge=lfs -text\n" for s in _LFS_SUFFIXES.split()).encode()
 
 
 class Store:

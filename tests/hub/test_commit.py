@@ -21,12 +21,8 @@ Operation = CommitOperationAdd | CommitOperationDelete
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-def commit(
-    api: HfApi, repo: str, operations: Iterable[Operation], parent_commit: str | None = None
-) -> CommitInfo:
-    return api.create_commit(
-        repo, operations, commit_message="test", repo_type="dataset", parent_commit=parent_commit
-    )
+def commit(api: HfApi, repo: str, operations: Iterable[Operation], parent_commit: str | None = None) -> CommitInfo:
+    return api.create_commit(repo, operations, commit_message="test", repo_type="dataset", parent_commit=parent_commit)
 
 
 def adds(files: dict[str, bytes]) -> list[Operation]:

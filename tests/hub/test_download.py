@@ -20,9 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 def push(api: HfApi, repo: str, path: str, data: bytes) -> str:
-    return str(
-        api.upload_file(path_or_fileobj=data, path_in_repo=path, repo_id=repo, repo_type="dataset").oid
-    )
+    return str(api.upload_file(path_or_fileobj=data, path_in_repo=path, repo_id=repo, repo_type="dataset").oid)
 
 
 def pull(api: HfApi, repo: str, path: str, into: Path, revision: str | None = None) -> bytes:

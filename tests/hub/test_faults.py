@@ -24,9 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 def commit(api: HfApi, repo: str, data: bytes = b"1") -> str:
-    done = api.create_commit(
-        repo, [CommitOperationAdd("f", data)], commit_message="fault", repo_type="dataset"
-    )
+    done = api.create_commit(repo, [CommitOperationAdd("f", data)], commit_message="fault", repo_type="dataset")
     return str(done.oid)
 
 

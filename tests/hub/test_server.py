@@ -102,9 +102,7 @@ def test_the_side_door_says_what_is_wrong(hub: LocalHub) -> None:
 
 def test_an_unknown_path_is_counted_not_crashed(hub: LocalHub) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", hub.port, timeout=5)
-    connection.request(
-        "POST", "/api/datasets/a/b/nonsense", headers={"Authorization": f"Bearer {DEFAULT_TOKEN}"}
-    )
+    connection.request("POST", "/api/datasets/a/b/nonsense", headers={"Authorization": f"Bearer {DEFAULT_TOKEN}"})
     reply = connection.getresponse()
     assert (reply.status, bool(reply.read())) == (404, True)
     connection.close()

@@ -143,9 +143,7 @@ def test_faults_reach_the_cas(hub: LocalHub, repo: str, tmp_path: Path) -> None:
     assert hub.counters()["xet_xorb_put"]["statuses"] == {"503": 1, "200": 1}
 
 
-def test_hf_xet_finds_a_damaged_header_but_not_damaged_content(
-    hub: LocalHub, repo: str, tmp_path: Path
-) -> None:
+def test_hf_xet_finds_a_damaged_header_but_not_damaged_content(hub: LocalHub, repo: str, tmp_path: Path) -> None:
     """Why restore compares every sha256: hf_xet 1.8.0 hands out a chunk that was damaged on its way."""
     file = tmp_path / "f"
     file.write_bytes(os.urandom(300_000))
@@ -162,12 +160,8 @@ def test_hf_xet_finds_a_damaged_header_but_not_damaged_content(
 
 
 def test_xorbs_and_shards_are_checked(hub: LocalHub, repo: str) -> None:
-    token = json.loads(
-        _call(hub, "GET", f"/api/datasets/{repo}/xet-write-token/main", hub.env()["HF_TOKEN"])[1]
-    )
-    reader = json.loads(
-        _call(hub, "GET", f"/api/datasets/{repo}/xet-read-token/main", hub.env()["HF_TOKEN"])[1]
-    )
+    token = json.loads(_call(hub, "GET", f"/api/datasets/{repo}/xet-write-token/main", hub.env()["HF_TOKEN"])[1])
+    reader = json.loads(_call(hub, "GET", f"/api/datasets/{repo}/xet-read-token/main", hub.env()["HF_TOKEN"])[1])
     good = b"\0\x05\0\0\0\x05\0\0hello"
     name = xorb.index(good).hash
     path = f"/v1/xorbs/default/{name}"

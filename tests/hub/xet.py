@@ -101,10 +101,7 @@ async def reconstruction(call: Call) -> Response:
     if file is None or (file.sha256 is not None and file.sha256 not in repo.lfs):
         raise HubError(404, "File does not exist")
     plan = _plan(call, file)
-    terms = [
-        {"hash": t.xorb, "unpacked_length": t.size, "range": {"start": t.start, "end": t.end}}
-        for t in plan.terms
-    ]
+    terms = [{"hash": t.xorb, "unpacked_length": t.size, "range": {"start": t.start, "end": t.end}} for t in plan.terms]
     reply: dict[str, Any] = {"offset_into_first_range": plan.skip, "terms": terms}
     if second:
         return answer({**reply, "xorbs": {name: _whole(call, plan, name) for name in plan.pieces}})

@@ -188,9 +188,7 @@ def test_every_error_is_reported_at_once_and_on_one_line_each():
     }
     assert {s.name for s in SETTINGS} - {*bad, "SIDECAR_AGE_IDENTITY"} == set()
     lines = errors(bad, need_paths=True)
-    named = {*bad, "SIDECAR_AGE_IDENTITY"} - {
-        "SIDECAR_AGE_RECIPIENT"
-    }  # the missing identity is what is named
+    named = {*bad, "SIDECAR_AGE_IDENTITY"} - {"SIDECAR_AGE_RECIPIENT"}  # the missing identity is what is named
     assert {line.split()[0].rstrip(":") for line in lines} == named
     assert len(lines) == len(named)
     for line in lines:
@@ -290,9 +288,7 @@ def test_values_just_inside_give_no_warning():
 
 def test_a_recipient_needs_an_identity():
     assert "SIDECAR_AGE_IDENTITY" in error(SIDECAR_AGE_RECIPIENT="age1x")
-    assert (
-        get(SIDECAR_AGE_RECIPIENT="age1x", SIDECAR_AGE_IDENTITY="AGE-SECRET-KEY-1X").age_recipient == "age1x"
-    )
+    assert get(SIDECAR_AGE_RECIPIENT="age1x", SIDECAR_AGE_IDENTITY="AGE-SECRET-KEY-1X").age_recipient == "age1x"
 
 
 def test_off_is_off():

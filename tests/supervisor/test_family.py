@@ -31,9 +31,7 @@ def test_ourselves() -> None:
 
 
 def test_left_of_main() -> None:
-    def proc(
-        pid: int, parent: int, group: int = 1, session: int = 1, since: int = 100, alive: bool = True
-    ) -> Proc:
+    def proc(pid: int, parent: int, group: int = 1, session: int = 1, since: int = 100, alive: bool = True) -> Proc:
         return Proc(pid, parent, group, session, since, alive)
 
     procs = [

@@ -48,9 +48,7 @@ def test_a_dead_agent_is_replaced_while_main_goes_on(tmp_path: Path) -> None:
     assert life.said() == "up\n", "main was started more than once, or disturbed"
     assert order(three, "main exited 143", "final ", "said done")
     log = life.log()
-    assert (
-        "sidecar WARNING the agent ended by SIGKILL; main goes on untouched; a new one starts in 0.1 s" in log
-    )
+    assert "sidecar WARNING the agent ended by SIGKILL; main goes on untouched; a new one starts in 0.1 s" in log
     assert "sidecar WARNING the agent ended with 0; main goes on untouched; a new one starts in 0.2 s" in log
 
 
@@ -153,9 +151,7 @@ def test_a_crash_before_ready_and_then_a_sound_agent(tmp_path: Path) -> None:
 
 
 def test_fail_and_a_second_ready_beside_a_living_main_are_ignored(tmp_path: Path) -> None:
-    with Life(
-        tmp_path, [*SH, "echo up; sleep 0.3; exit 4"], f"{READY} until:main fail:69 ready done serve"
-    ) as life:
+    with Life(tmp_path, [*SH, "echo up; sleep 0.3; exit 4"], f"{READY} until:main fail:69 ready done serve") as life:
         assert life.end() == 4
     assert life.said() == "up\n"
     assert order(life.agents()[0], "main exited 4", "final ", "said done")
@@ -180,9 +176,7 @@ def test_an_agent_that_is_dead_when_final_is_due_is_replaced_at_once(tmp_path: P
 
 
 def test_an_agent_that_dies_of_final_is_replaced_at_once(tmp_path: Path) -> None:
-    with Life(
-        tmp_path, [*SH, "exit 6"], f"{READY} until:final kill", "hello:2:5 until:final exit:1", SOUND
-    ) as life:
+    with Life(tmp_path, [*SH, "exit 6"], f"{READY} until:final kill", "hello:2:5 until:final exit:1", SOUND) as life:
         assert life.end() == 6
     assert len(life.agents()) == 3
     assert "--main-exit 6" in life.agents()[2]

@@ -21,9 +21,7 @@ def test_json_is_one_bounded_parsable_line(message: str, level: str, at: float) 
     assert line.count(b"\n") == 1
     read = json.loads(line)
     # A pair of lone surrogates comes back as the character that it stands for.
-    assert message.encode("utf-16", "surrogatepass").startswith(
-        read["message"].encode("utf-16", "surrogatepass")
-    )
+    assert message.encode("utf-16", "surrogatepass").startswith(read["message"].encode("utf-16", "surrogatepass"))
     assert read["level"] == level
 
 

@@ -23,9 +23,7 @@ STUBBORN = "trap '' TERM; sleep 600 & echo child $! up; wait; sleep 600"
     ("script", "code"),
     [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143), ("kill -40 $$", 168)],
 )
-def test_exit_code_is_mains_and_the_last_sync_is_made_all_the_same(
-    tmp_path: Path, script: str, code: int
-) -> None:
+def test_exit_code_is_mains_and_the_last_sync_is_made_all_the_same(tmp_path: Path, script: str, code: int) -> None:
     with Life(tmp_path, [*SH, script]) as life:
         assert life.end() == code
     (notes,) = life.agents()
@@ -61,9 +59,7 @@ def test_main_is_not_started_before_ready(tmp_path: Path) -> None:
         ("no-shebang", "exit 9\n", 0o755, 9),
     ],
 )
-def test_what_cannot_be_executed(
-    tmp_path: Path, name: str, content: str | None, mode: int, code: int
-) -> None:
+def test_what_cannot_be_executed(tmp_path: Path, name: str, content: str | None, mode: int, code: int) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(mode)
@@ -88,9 +84,7 @@ def test_a_command_is_found_on_path_and_a_folder_is_not_executable(tmp_path: Pat
 def test_main_has_our_environment_folder_and_arguments(tmp_path: Path) -> None:
     env = {"SPECIAL": "a b\nc", "LC_ALL": "", "LANG": "", "LC_CTYPE": ""}
     clean = {k: v for k, v in os.environ.items() if k not in ("LC_ALL", "LANG", "LC_CTYPE")}
-    with Life(
-        tmp_path, ["sh", "-c", 'env -0 >env; pwd; printf "%s|" "$@"', "x", "a b", "", "ü'"], env=env
-    ) as life:
+    with Life(tmp_path, ["sh", "-c", 'env -0 >env; pwd; printf "%s|" "$@"', "x", "a b", "", "ü'"], env=env) as life:
         assert life.end() == 0
     assert life.said() == f"{tmp_path}\na b||ü'|"
     seen = dict(item.split("=", 1) for item in (tmp_path / "env").read_text().split("\0") if item)
@@ -277,9 +271,7 @@ def test_as_pid_1(tmp_path: Path) -> None:
     assert order(life.agents()[0], "stop ", "main exited 4", "final ", "said done")
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_before_main_withdraws_and_never_starts_it(tmp_path: Path, number: int, code: int) -> None:
     with Life(tmp_path, ["touch", "ran"], "hello:2:5 serve", wrap=["env", "--default-signal"]) as life:
         life.until_agents(1, "argv")
