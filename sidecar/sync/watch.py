@@ -7,6 +7,8 @@ everywhere".
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import logging
 import os
 import stat
@@ -36,6 +38,7 @@ from sidecar import log
 
 MOST = 10_000
 POLL_S = 5.0
+_IN_DELETE_SELF = 0x400  # linux/inotify.h
 WAKE_S = 0.05
 """How often a stream of events wakes the event loop, at most."""
 
@@ -143,6 +146,9 @@ class Watcher:
         try:
             self._observer = self._begin(Observer())
             self.kind = "inotify"
+            if not _watches_left():
+                self._stop_observer()
+                raise OSError(errno.ENOSPC, "no watches are left")
         except OSError as error:
             log.warning(
                 f"inotify can't watch all folders ({error.strerror or error}): polling every {POLL_S:.0f} s instead,"
@@ -171,11 +177,17 @@ class Watcher:
         self._watched[root] = here
 
     def stale(self) -> bool:
-        """Whether a root has come, has gone, or is another folder than the one that is watched. Blocks, briefly.
+        """Whether a root has come, has gone, or is another folder than the one that is watched, or not all of one is.
+
+        Blocks, briefly.
 
         inotify follows the folder itself, wherever it is moved, and says nothing of the one that takes its place.
         """
-        return self._observer is not None and any(self._watched.get(root) != _place(root) for root in self.roots)
+        if self._observer is None:
+            return False
+        # The library passes over folders that it gets no watch for; whoever took the last one may have needed more.
+        blind = self.kind == "inotify" and not _watches_left()
+        return blind or any(self._watched.get(root) != _place(root) for root in self.roots)
 
     def refresh(self) -> None:
         """Watch what stands there now. Blocks."""
@@ -184,10 +196,25 @@ class Watcher:
 
     def stop(self) -> None:
         logging.getLogger("watchdog").removeHandler(self._trouble)
+        self._stop_observer()
+
+    def _stop_observer(self) -> None:
         if self._observer is not None:
             self._observer.stop()
             self._observer.join(5)
             self._observer = None
+
+
+def _watches_left() -> bool:
+    """Whether the kernel would give us one more inotify watch."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.inotify_init1(os.O_CLOEXEC)
+    if fd < 0:
+        return True  # no instance is left for a question, which says nothing of the one that watches
+    try:
+        return libc.inotify_add_watch(fd, b"/", _IN_DELETE_SELF) >= 0 or ctypes.get_errno() != errno.ENOSPC
+    finally:
+        os.close(fd)
 
 
 def _place(root: str) -> tuple[str, int, int]:
