@@ -180,7 +180,7 @@ async def ride(here: Session, engine: Engine, recovered: Recovered) -> None:
     if recovered.origin.readme:
         engine.rides["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
     if recovered.origin.chosen is not None:
-        engine.goes_on_from(recovered.origin.chosen)
+        engine.goes_on_from(recovered.origin.chosen, recovered.origin.source)
 
 
 async def orphan_engine(here: Session) -> Engine:

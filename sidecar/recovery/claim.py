@@ -14,6 +14,7 @@ from sidecar import log
 from sidecar.errors import EX_REFUSED, RestoreFailed
 from sidecar.recovery import lease as leases
 from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait
+from sidecar.snapshot.manifest import ASKS
 from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, Unavailable
 
 POLL_S = 2.0
@@ -103,7 +104,7 @@ async def claim(
                 f" waiting up to {waiting.handoff_wait_s:g} s"
             )
             waiting.asked = True
-            await _commit(store, head, decision.request, f"sidecar: lease requested by {me.instance}")
+            await _commit(store, head, decision.request, f"{ASKS}{me.instance}")
         left = waiting.since + waiting.handoff_wait_s - now
         await asyncio.sleep(max(0.05, min(POLL_S * (0.75 + random.random() / 2), left)))
         raise Moved

@@ -22,6 +22,9 @@ RECOVERY = ".sidecar/recovery.jsonl"
 TITLE = "sidecar: snapshot "
 """How the title of every commit that carries a snapshot starts; a squash keeps it."""
 
+ASKS = "sidecar: lease requested by "
+"""How the title of a commit starts that changes nothing but the lease, to ask its holder for it."""
+
 Kind = Literal["file", "dir", "symlink"]
 Flag = Literal["", "unsettled", "stale", "unreadable"]
 

@@ -9,8 +9,8 @@ import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +19,14 @@ from sidecar.errors import SidecarError
 from sidecar.roots import Root
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Index
-from sidecar.snapshot.manifest import LEASE
+from sidecar.snapshot.manifest import LEASE, snapshot_in
 from sidecar.snapshot.stage import NoRoom
 from sidecar.state import State
-from sidecar.stores.base import Denied, Refused, Store, StoreError, Unavailable
+from sidecar.stores.base import Denied, Refused, Revision, Store, StoreError, Unavailable
 from sidecar.sync import pace
 from sidecar.sync.bulletin import Bulletin, Result
 from sidecar.sync.line import Base, Edited, Fenced, Line, Tenure
+from sidecar.sync.mend import carried
 from sidecar.sync.pace import Budget
 from sidecar.sync.pack import pack, unpack_failed
 from sidecar.sync.survey import Hints as LookHints
@@ -34,6 +35,9 @@ from sidecar.sync.watch import Hints, Watcher
 
 SMALL = 1024 * 1024
 """Bytes that a store takes in a moment: a commit of no more that gets no answer is a commit that hangs."""
+
+EDITS = 4
+"""How often one sync is planned anew because somebody edits the store."""
 
 CHECK_S = 5.0
 """How often is made sure that the folders that are watched are still the roots."""
@@ -77,6 +81,7 @@ class Engine:
         self.options, self.state, self.budget = options, state, budget
         self.bulletin = Bulletin(state)
         self.surveyor = Surveyor(options.roots, index, options.patterns, options.own, devices)
+        self._own = _as_watched(options)
         self.rides: dict[str, bytes] = {}
         self.on_fenced: Callable[[], None] = lambda: None
         self._lock = asyncio.Lock()
@@ -95,6 +100,7 @@ class Engine:
         self._refused: set[str] = set()
         self._reassert = False
         self._from: str | None = None
+        self._handing_over = False
         self._failures = 0
         self._not_before = 0.0
         self._checkpoint: asyncio.Task[Result] | None = None
@@ -103,7 +109,7 @@ class Engine:
     # --- watching -------------------------------------------------------------------------------------------------
 
     def _ignored(self, path: str) -> bool:
-        return f"/{STAGING_PREFIX}" in path or any(path == p or path.startswith(p + "/") for p in self.options.own)
+        return f"/{STAGING_PREFIX}" in path or any(path == p or path.startswith(p + "/") for p in self._own)
 
     def _hinted(self) -> None:
         now = time.monotonic()
@@ -127,10 +133,20 @@ class Engine:
             self._dirty = None
         if self._dirty is None:
             return
+        for name, relatives in self._by_root(paths).items():
+            self._dirty.setdefault(name, set()).update(relatives)
+
+    def _by_root(self, paths: Iterable[str]) -> dict[str, set[str]]:
+        out: dict[str, set[str]] = {}
         for path in paths:
             for root in self.options.roots:
                 if path == root.path or path.startswith(root.path + "/"):
-                    self._dirty.setdefault(root.name, set()).add(path[len(root.path) :].lstrip("/"))
+                    out.setdefault(root.name, set()).add(path[len(root.path) :].lstrip("/"))
+        return out
+
+    def _more(self) -> dict[str, set[str]]:
+        """What was hinted since a look began; from any thread."""
+        return self._by_root(self._hints.peek())
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -172,7 +188,8 @@ class Engine:
     def _due(self, now: float) -> float | None:
         if not self._first:
             return None
-        at = pace.due(self._first, self._last, self.options.quiet_s, self.options.max_delay_s)
+        last = max(self._last, self._hints.last) if self._last else 0.0
+        at = pace.due(self._first, last, self.options.quiet_s, self.options.max_delay_s)
         return max(at, self._not_before, self.budget.automatic_at(now))
 
     # --- one snapshot ---------------------------------------------------------------------------------------------
@@ -221,6 +238,7 @@ class Engine:
             confirm_held=self._confirming if full and why == "automatic" else frozenset(),
             confirm_present=why == "checkpoint" and self.state.main_state == "running",
             reassert=self._reassert,
+            still=why == "final",
         )
         folder = self.options.state_dir / "staging" / f"{os.getpid()}-{time.monotonic_ns()}"
         try:
@@ -236,6 +254,9 @@ class Engine:
             result = Result(False, error=error.message, code="unavailable", retry_after=error.retry_after)
         except SidecarError as error:
             result = Result(False, error=error.message, code="failed")
+        except Exception as error:  # a fault of ours must not end all syncing for good
+            log.error(f"a sync failed in a way that it should not: {type(error).__name__}: {error}", exc_info=True)
+            result = Result(False, error=f"{type(error).__name__} in the sidecar itself", code="failed")
         finally:
             await asyncio.to_thread(_remove, folder)
         if result.ok:
@@ -248,9 +269,10 @@ class Engine:
 
     async def _attempt(self, why: Why, look: Look, folder: Path, until: float, first: float) -> Result:
         await self._settle_unclear(until)
-        for _ in range(4):
+        edits = 0
+        while edits < EDITS:
             await asyncio.to_thread(_fresh, folder)
-            survey = await asyncio.to_thread(self.surveyor.look, look, folder)
+            survey = await asyncio.to_thread(self.surveyor.look, look, folder, self._more)
             self.bulletin.held(survey, self._held)
             self.bulletin.looked(survey)
             self._held = frozenset(survey.held)
@@ -274,9 +296,11 @@ class Engine:
             )
             rides = dict(self.rides)
             put = {**package.put, **rides}
+            if look.reassert:
+                put = {**await carried(self.store, self.line.ours, survey, self.index, folder), **put}
             title = package.title + (f" (from {self._from})" if self._from else "")
-            if closing and self.tenure is not None and self.line.branch is None:
-                put.update({LEASE: self.tenure.released(clean=True)})
+            if self.tenure is not None and self.line.branch is None and (closing or self.line.lost):
+                put[LEASE] = self.tenure.released(clean=True) if closing else self.tenure.held()
             self._weight = package.bytes
             try:
                 revision = await self.line.commit(put, package.delete, title, automatic=why == "automatic", until=until)
@@ -284,10 +308,13 @@ class Engine:
                 await asyncio.to_thread(self.index.discard)
                 self._reassert = True
                 self.bulletin.edited()
-                look = Look(None, look.confirm_held, look.confirm_present, reassert=True)
+                edits += 1
+                look = replace(look, hints=None, reassert=True)
                 continue
             except Refused as error:
                 await asyncio.to_thread(unpack_failed, self.index)
+                if error.path in self._refused:
+                    raise  # in a bundle it is already: this can't be mended
                 log.warning(f"{error.path!r} goes into a bundle: {error.message}")
                 self._refused.add(error.path)
                 continue
@@ -302,15 +329,15 @@ class Engine:
 
     async def _settle_unclear(self, until: float) -> None:
         """What the last commit put is still pending in the index: promote it if it got through after all."""
-        if not await self.line.resolve(until):
-            return
+        title = await self.line.resolve(until)
         number, revision = await asyncio.to_thread(self.index.pending), self.line.head
-        if number is not None and revision is not None:
-            await asyncio.to_thread(self.index.promote, self.options.store_id, revision)
-            self.line.snapshot = number
-            self._reassert, self._from = False, None
-            self.state.sync.snapshot, self.state.sync.revision = str(number), revision
-            log.debug(f"{number} was committed after all")
+        if title is None or number is None or revision is None or snapshot_in(title) != str(number):
+            return
+        await asyncio.to_thread(self.index.promote, self.options.store_id, revision)
+        self.line.snapshot = number
+        self._reassert, self._from = False, None
+        self.state.sync.snapshot, self.state.sync.revision = str(number), revision
+        log.debug(f"{number} was committed after all")
 
     def _promote(self, revision: str) -> dict[str, tuple[int, int]]:
         self.index.promote(self.options.store_id, revision)
@@ -342,33 +369,44 @@ class Engine:
             self.everything()
             self.on_fenced()
 
-    def goes_on_from(self, chosen: str) -> None:
-        """The disk holds snapshot ``chosen``, not the head: the first commit puts all of it, and keeps the head."""
-        self._from, self._reassert = chosen, True
+    def goes_on_from(self, chosen: str, source: Revision | None) -> None:
+        """The disk holds snapshot ``chosen`` of revision ``source``, not the head.
+
+        The first commit puts all of it, and keeps the head.
+        """
+        self._from, self._reassert, self.line.ours = chosen, True, source
 
     async def heed_lease(self) -> None:
         """Hand the lease over where somebody asks for it; stop writing where somebody has it. Never raises."""
+        if self.tenure is None or self.line.branch is not None:
+            return
         try:
             head = await asyncio.wait_for(self.store.head(), 30)
-            if head == self.line.head:
+            if head == self.line.head and not (self.line.requested or self._handing_over):
                 return
             async with self._lock:
-                verdict = await self.line.judge(head, 30) if head != self.line.head else "mine"
-                if verdict == "fenced":
-                    self._fenced()
-                elif verdict == "requested" and self.tenure is not None:
-                    self.line.head = head
-                    log.info("a new instance asks for the lease: handing over")
-                    until = time.monotonic() + 600
-                    handing = {LEASE: self.tenure.handing_over()}
-                    await self.line.commit(handing, [], "sidecar: lease handing over", automatic=False, until=until)
-                    result = await self._snapshot("handoff", until)
-                    if result.ok:
-                        self._fenced()
+                if self.state.lease == "held" and (await self.line.heed(30) == "requested" or self._handing_over):
+                    await self._hand_over(self.tenure)
         except Fenced:
             self._fenced()
-        except (StoreError, Edited, TimeoutError) as error:
+        except Edited:
+            self._reassert = True
+            self.bulletin.edited()
+            self.everything()
+        except (StoreError, TimeoutError) as error:
             log.debug(f"the lease can't be looked at now: {error}")
+
+    async def _hand_over(self, tenure: Tenure) -> None:
+        """Answer that we do, make the last snapshot, and release the lease with it. What fails is tried again."""
+        if not self._handing_over:
+            log.info("a new instance asks for the lease: handing over")
+        until = time.monotonic() + 600
+        self._handing_over = True
+        handing = {LEASE: tenure.handing_over()}
+        await self.line.commit(handing, [], "sidecar: lease handing over", automatic=False, until=until)
+        self.line.requested = False
+        if (await self._snapshot("handoff", until)).ok:
+            self._fenced()
 
     # --- verbs ----------------------------------------------------------------------------------------------------
 
@@ -411,6 +449,15 @@ class Engine:
             if time.monotonic() + wait >= until:
                 return result
             await asyncio.sleep(wait)
+
+
+def _as_watched(options: Options) -> tuple[str, ...]:
+    """Our own paths as the watcher calls what lies in a root: by the path that was declared, links and all."""
+    out = list(options.own)
+    for root in options.roots:
+        real = os.path.realpath(root.path)
+        out += [root.path + path[len(real) :] for path in options.own if path.startswith(real + "/")]
+    return tuple(out)
 
 
 def _fresh(folder: Path) -> None:

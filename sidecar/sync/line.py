@@ -16,8 +16,18 @@ from tempfile import TemporaryDirectory
 from typing import Literal, Protocol
 
 from sidecar import log
-from sidecar.snapshot.manifest import LEASE, SnapshotId, snapshot_in
-from sidecar.stores.base import Commit, Conflict, NotFound, Revision, Source, Store, StoreError, Unavailable
+from sidecar.snapshot.manifest import ASKS, LEASE, SnapshotId, snapshot_in
+from sidecar.stores.base import (
+    Commit,
+    Conflict,
+    NotFound,
+    Revision,
+    Source,
+    Store,
+    StoreError,
+    Unavailable,
+    Unsupported,
+)
 from sidecar.sync.pace import Budget, backoff
 
 Verdict = Literal["mine", "requested", "fenced", "lost"]
@@ -60,6 +70,13 @@ class Edited(Exception):
     """The head is not ours, yet the lease is: somebody edited the store by hand. Plan again on the new head."""
 
 
+MOMENT_S = 0.3
+"""What is cut short gets so long to end by itself."""
+
+TURNS = 5
+"""How often one commit gives way to commits that only ask for the lease."""
+
+
 class Line:
     """Commits snapshots onto a base, one after the other."""
 
@@ -73,9 +90,15 @@ class Line:
         self.budget = budget
         self.branch = base.branch
         self.head = base.revision
+        self.ours = base.revision
+        """What was last known to hold all that the manifest names; the head, unless somebody edited the store."""
         self.snapshot = base.snapshot
         self.unclear: str | None = None
         """The title of a commit whose answer never came; ``resolve`` finds out what became of it."""
+        self.requested = False
+        """Somebody asks for the lease."""
+        self.lost = False
+        """Nobody holds the lease: its file was deleted or broken by hand. The next commit puts ours there again."""
         self._sent = base.sent
         self._cut = asyncio.Event()
 
@@ -106,19 +129,24 @@ class Line:
         if number is not None:
             self._sent = SnapshotId.parse(number)
         self._cut.clear()
-        failures, unclear = 0, False
+        failures, turns, unclear = 0, 0, False
         while True:
-            self.budget.note(time.monotonic(), automatic=automatic)
+            began = time.monotonic()
             try:
                 revision = await self._send(put, delete, message, until)
             except Conflict:
                 landed = await self._landed(message, until)
                 if landed is None:
-                    await self._settle_conflict(until)
-                    raise Edited from None
+                    turns += 1
+                    await self._give_way(until)
+                    if turns > TURNS:
+                        raise Unavailable("the lease is asked for without a pause; the next sync tries again") from None
+                    continue
                 revision = landed
             except Unavailable as error:
-                unclear = unclear or error.unclear
+                if error.unclear:
+                    unclear = True
+                    self.budget.note(began, automatic=False)  # the store may have counted it
                 landed = await self._landed(message, until) if unclear else None
                 if landed is None:
                     failures += 1
@@ -130,7 +158,10 @@ class Line:
                         await asyncio.wait_for(self._cut.wait(), wait)
                     continue
                 revision = landed
-            self.head = revision
+            # An outage that took many attempts must not hold back what comes after it.
+            self.budget.note(began, automatic=automatic)
+            self.head = self.ours = revision
+            self.lost = False
             return revision
 
     def cut(self) -> None:
@@ -153,14 +184,29 @@ class Line:
     async def _landed(self, message: str, until: float) -> Revision | None:
         """Whether a commit of ours that had no clear answer is the head, on top of ours, and as which revision."""
         try:
-            limit = max(min(until - time.monotonic(), 30.0), 0.1)
-            history = await asyncio.wait_for(self.store.history(2, self.branch), limit)
-        except NotFound:
-            return None
-        except (StoreError, TimeoutError) as error:
+            history = await self._history(2, min(until - time.monotonic(), 30.0))
+        except StoreError as error:
             log.debug(f"can't tell yet whether {message!r} landed: {error}")
             return None
         return self._ours(history, message)
+
+    async def _history(self, limit: int, seconds: float) -> list[Commit]:
+        """The newest commits; none where the branch isn't there yet. A cut leaves it a moment. Raises StoreError."""
+        asking = asyncio.ensure_future(self.store.history(limit, self.branch))
+        cut = asyncio.ensure_future(self._cut.wait())
+        until = time.monotonic() + max(seconds, 0.1)
+        try:
+            await asyncio.wait({asking, cut}, timeout=max(seconds, 0.1), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done() and cut.done():
+                await asyncio.wait({asking}, timeout=max(min(MOMENT_S, until - time.monotonic()), 0))
+            if asking.done():
+                return asking.result()
+            raise Unavailable(f"{self.store.url} gave no answer in time")
+        except NotFound:
+            return []
+        finally:
+            asking.cancel()
+            cut.cancel()
 
     def _ours(self, history: list[Commit], message: str) -> Revision | None:
         if not history or history[0].title != message:
@@ -168,34 +214,66 @@ class Line:
         on_top = self.head is None or len(history) < 2 or history[1].revision == self.head
         return history[0].revision if on_top else None
 
-    async def resolve(self, until: float) -> bool:
-        """Whether the commit whose answer never came got through after all: then it is the head. Raises StoreError."""
-        if self.unclear is None:
-            return False
-        limit = max(min(until - time.monotonic(), 30.0), 0.1)
-        try:
-            history = await asyncio.wait_for(self.store.history(2, self.branch), limit)
-        except NotFound:
-            history = []
-        except TimeoutError:
-            raise Unavailable("the store gave no answer in time") from None
-        revision, self.unclear = self._ours(history, self.unclear), None
-        if revision is not None:
-            self.head = revision
-        return revision is not None
+    async def resolve(self, until: float) -> str | None:
+        """The title of the commit whose answer never came, if it got through after all: then it is the head.
 
-    async def _settle_conflict(self, until: float) -> None:
-        """The head is not what we committed last: find out whose it is. Raises Fenced; else the head is taken over."""
-        limit = max(min(until - time.monotonic(), 60.0), 0.1)
+        Raises StoreError.
+        """
+        if self.unclear is None:
+            return None
+        self._cut.clear()
+        history = await self._history(2, min(until - time.monotonic(), 30.0))
+        title, self.unclear = self.unclear, None
+        revision = self._ours(history, title)
+        if revision is None:
+            return None
+        self.head = self.ours = revision
+        return title
+
+    async def _give_way(self, until: float) -> None:
+        """The head is not what we committed last: take it over where it only asks for the lease.
+
+        Raises Fenced where the lease is somebody else's now, Edited (with the head taken over) where it is ours.
+        """
+        seconds = min(until - time.monotonic(), 60.0)
         if self.branch is not None:
-            history = await asyncio.wait_for(self.store.history(1, self.branch), limit)
+            history = await self._history(1, seconds)
             self.head = history[0].revision if history else self.head
-            return
-        head = await asyncio.wait_for(self.store.head(), limit)
+            raise Edited
+        if await self.heed(seconds) not in ("requested", "mine"):
+            raise Edited
+
+    async def heed(self, seconds: float) -> Verdict:
+        """What the lease at the head says of us; the head is taken over where we may still write on it.
+
+        Raises Fenced, and Edited where more than the lease was changed. StoreError where it can't be read.
+        """
+        limit = max(seconds, 0.1)
+        try:
+            head = await asyncio.wait_for(self.store.head(), limit)
+        except TimeoutError:
+            raise Unavailable(f"{self.store.url} gave no answer in time") from None
+        if head == self.head:
+            return "requested" if self.requested else "mine"
         verdict = await self.judge(head, limit)
         if verdict == "fenced":
             raise Fenced
-        self.head = head
+        self.requested = verdict == "requested"
+        self.lost = verdict == "lost"
+        before, self.head = self.head, head
+        if verdict == "lost" or not await self._only_asked(before, seconds):
+            raise Edited
+        self.ours = head
+        return verdict
+
+    async def _only_asked(self, before: Revision | None, seconds: float) -> bool:
+        """Whether all that came since ``before`` are commits that ask for the lease."""
+        since: list[Commit] = []
+        for commit in await self._history(20, seconds):
+            if commit.revision == before:
+                return bool(since) and all(c.title.startswith(ASKS) for c in since)
+            since.append(commit)
+        return False
 
     async def judge(self, head: Revision | None, limit: float) -> Verdict:
         """What the lease at ``head`` says of us."""
@@ -204,9 +282,17 @@ class Line:
         return self.tenure.judge(await read_small(self.store, head, LEASE, limit))
 
     async def keep(self, name: str) -> None:
-        """Keep what was committed last under a branch of its own."""
-        if self.head is not None:
+        """Keep what was committed last under a branch of its own. Raises StoreError."""
+        if self.head is None:
+            return
+        try:
             await asyncio.wait_for(self.store.keep(self.head, name), 60)
+        except Conflict:
+            log.debug(f"branch {name!r} keeps it already, as another revision")
+        except Unsupported:
+            log.debug(f"{self.store.url} keeps no branches: {name!r} is in its history only")
+        except TimeoutError:
+            raise Unavailable(f"{self.store.url} gave no answer in time") from None
 
 
 async def read_small(store: Store, revision: Revision | None, path: str, limit: float = 60.0) -> bytes | None:

@@ -206,7 +206,9 @@ class Surveyor:
         out.unreadable.update(staging.unreadable)
         out.stale.update(staging.stale)
         if how.reassert:
-            out.staged.extend(self._again({s.entry.path for s in out.staged}, folder))
+            with_bytes = {s.entry.path for s in out.staged if s.source is not None or s.entry.kind != "file"}
+            again = {s.entry.path: s for s in self._again(with_bytes, folder)}
+            out.staged = [again.pop(s.entry.path, s) for s in out.staged] + list(again.values())
         news = bool(out.gone) or any(self._news(s) for s in out.staged)
         out.reason = out.reason or news
         same = dict(staging.same)

@@ -194,7 +194,12 @@ def test_a_stream_of_events_wakes_now_and_then() -> None:
 
 def test_hints_may_come_from_any_thread() -> None:
     hints = Hints(lambda: None)
-    threads = [threading.Thread(target=lambda n=n: [hints.add(f"{n}/{i}") for i in range(500)]) for n in range(4)]
+
+    def add(n: int) -> None:
+        for i in range(500):
+            hints.add(f"{n}/{i}")
+
+    threads = [threading.Thread(target=add, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     found: set[str] = set()
