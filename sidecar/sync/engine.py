@@ -81,7 +81,6 @@ class Engine:
         self.options, self.state, self.budget = options, state, budget
         self.bulletin = Bulletin(state)
         self.surveyor = Surveyor(options.roots, index, options.patterns, options.own, devices)
-        self._own = _as_watched(options)
         self.rides: dict[str, bytes] = {}
         self.on_fenced: Callable[[], None] = lambda: None
         self._lock = asyncio.Lock()
@@ -89,7 +88,8 @@ class Engine:
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(self._hinted)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be woken
+                loop.call_soon_threadsafe(self._hinted)
 
         self._hints = Hints(wake)
         self._watcher = Watcher([r.path for r in options.roots], self._hints, self._ignored)
@@ -109,7 +109,7 @@ class Engine:
     # --- watching -------------------------------------------------------------------------------------------------
 
     def _ignored(self, path: str) -> bool:
-        return f"/{STAGING_PREFIX}" in path or any(path == p or path.startswith(p + "/") for p in self._own)
+        return f"/{STAGING_PREFIX}" in path or any(path == p or path.startswith(p + "/") for p in self.options.own)
 
     def _hinted(self) -> None:
         now = time.monotonic()
@@ -152,12 +152,13 @@ class Engine:
 
     async def run(self) -> None:
         """Watch and sync until cancelled. What goes wrong is said, kept in the state and tried again."""
-        await asyncio.to_thread(self._watcher.start)
-        self.state.sync.watcher = self._watcher.kind
-        self.everything()
-        next_rescan, next_check = self._rescan_after(), time.monotonic() + CHECK_S
-        self._last = 0.0  # the difference to what was restored goes at once
+        starting = asyncio.ensure_future(asyncio.to_thread(self._watcher.start))
         try:
+            await asyncio.shield(starting)
+            self.state.sync.watcher = self._watcher.kind
+            self.everything()
+            next_rescan, next_check = self._rescan_after(), time.monotonic() + CHECK_S
+            self._last = 0.0  # the difference to what was restored goes at once
             while True:
                 now = time.monotonic()
                 if now >= next_rescan:
@@ -180,6 +181,7 @@ class Engine:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), max(wait, 0.01))
         finally:
+            await asyncio.wait({starting})  # a start that is under way can't be stopped
             await asyncio.to_thread(self._watcher.stop)
 
     def _rescan_after(self) -> float:
@@ -449,15 +451,6 @@ class Engine:
             if time.monotonic() + wait >= until:
                 return result
             await asyncio.sleep(wait)
-
-
-def _as_watched(options: Options) -> tuple[str, ...]:
-    """Our own paths as the watcher calls what lies in a root: by the path that was declared, links and all."""
-    out = list(options.own)
-    for root in options.roots:
-        real = os.path.realpath(root.path)
-        out += [root.path + path[len(real) :] for path in options.own if path.startswith(real + "/")]
-    return tuple(out)
 
 
 def _fresh(folder: Path) -> None:

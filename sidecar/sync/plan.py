@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sidecar.snapshot.index import Row
+from sidecar.snapshot.found import Found
+from sidecar.snapshot.index import Row, Stat
 from sidecar.snapshot.manifest import mirrored
 from sidecar.snapshot.scan import RootKind
 from sidecar.snapshot.stage import Staged
@@ -65,19 +66,30 @@ def deletes(gone: Iterable[Row], replaced: Iterable[tuple[Row, Row]]) -> list[st
     return sorted(out)
 
 
-def mass_deletion(files_before: int, missing_files: int, kind: RootKind, kind_before: RootKind, new_files: int) -> bool:
+def lost(gone: Iterable[Row], new: Iterable[Found]) -> int:
+    """How many files of ``gone`` are not under another name among ``new``: a folder that was moved has lost none."""
+    elsewhere = {_identity(here.stat) for here in new if here.kind == "file"}
+    files = (row for row in gone if row.entry.kind != "dir")
+    return sum(1 for row in files if row.stat is None or _identity(row.stat) not in elsewhere)
+
+
+def _identity(stat: Stat) -> tuple[int, ...]:
+    # The inode alone says little: the number of a deleted file is given to the next one.
+    return stat.dev, stat.ino, stat.size, stat.mtime_ns
+
+
+def mass_deletion(files_before: int, lost_files: int, kind: RootKind, kind_before: RootKind) -> bool:
     """Whether so much of a root is gone that it is more likely a fault than meant (design, section 5).
 
-    ``files_before`` is what the last snapshot has of it, ``missing_files`` how many of those are gone now, and
-    ``new_files`` how many it has that the snapshot hasn't: a root whose only file got another name isn't empty.
+    ``files_before`` is what the last snapshot has of it, ``lost_files`` how many of those are gone now.
     """
-    if files_before == 0 or missing_files == 0:
+    if files_before == 0 or lost_files == 0:
         return False
-    if kind == "absent" or (missing_files >= files_before and not new_files):
+    if kind == "absent" or lost_files >= files_before:
         return True
     if kind != kind_before and kind_before == "dir":
         return True
-    return missing_files >= MASS_LEAST and missing_files * 2 > files_before
+    return lost_files >= MASS_LEAST and lost_files * 2 > files_before
 
 
 def looks_like_database(path: str) -> bool:

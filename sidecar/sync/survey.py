@@ -14,7 +14,7 @@ from sidecar.snapshot.index import Index, Row
 from sidecar.snapshot.manifest import RootRecord
 from sidecar.snapshot.scan import RootKind, Scan, moved, scan_paths, scan_root
 from sidecar.snapshot.stage import Staged, stage
-from sidecar.sync.plan import looks_like_database, mass_deletion
+from sidecar.sync.plan import looks_like_database, lost, mass_deletion
 from sidecar.sync.staging import Staging
 
 Hints = Mapping[str, Iterable[str] | None] | None
@@ -61,8 +61,8 @@ class Survey:
     def trouble(self) -> dict[str, str]:
         """Every entry that is not kept as it is on disk: path -> unsettled, stale or unreadable."""
         out = dict(self.flagged)
-        for staged in self.staged:
-            out.pop(staged.entry.path, None)
+        for path in (*(s.entry.path for s in self.staged), *(row.entry.path for row in self.gone)):
+            out.pop(path, None)
         out.update({s.entry.path: s.entry.flag for s in self.staged if s.entry.flag})
         return out | dict.fromkeys(self.unreadable, "unreadable") | dict.fromkeys(self.stale, "stale")
 
@@ -155,10 +155,10 @@ class Surveyor:
         kind_before = was.kind if was else "absent"
         kind = scan.kind if scan.kind != "unreadable" else kind_before
         gone = [row for path in dict.fromkeys(scan.missing) if (row := self.index.get(path)) is not None]
-        files = sum(1 for row in gone if row.entry.kind != "dir")
+        files = lost(gone, (f for f in scan.changed if self.index.get(f.path) is None)) if gone else 0
         sure = root.name in how.confirm_held or (how.confirm_present and scan.kind in ("dir", "file"))
         emptied = self._emptied(root.name, scan)
-        if files and self._mass(root.name, files, scan, kind_before):
+        if mass_deletion(self.index.totals(root.name)[0], files, scan.kind, kind_before):
             if sure:
                 out.confirmed.add(root.name)
             else:
@@ -176,13 +176,6 @@ class Surveyor:
         # One that was never there and isn't now is no reason for a commit.
         if was is not None or kind != "absent":
             out.roots.append(RootRecord(root.name, root.path, kind, root.layout))
-
-    def _mass(self, name: str, files: int, scan: Scan, kind_before: RootKind) -> bool:
-        total = self.index.totals(name)[0]
-        new = 0
-        if files >= total:
-            new = sum(1 for f in scan.changed if f.kind != "dir" and self.index.get(f.path) is None)
-        return mass_deletion(total, files, scan.kind, kind_before, new)
 
     def _emptied(self, name: str, scan: Scan) -> Found | None:
         """A single file, or a root's only database, that lost all of its bytes."""

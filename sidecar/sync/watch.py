@@ -14,6 +14,7 @@ import os
 import stat
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 
 from watchdog import events
@@ -118,18 +119,23 @@ class _Trouble(logging.Handler):
 
 
 class _Handler(FileSystemEventHandler):
-    def __init__(self, hints: Hints, inside: str, ignore: Callable[[str], bool]) -> None:
-        self.hints, self.inside, self.ignore = hints, inside, ignore
+    """In a folder root: what is told carries the path that was declared, whatever links lead there."""
+
+    def __init__(self, hints: Hints, root: str, real: str, ignore: Callable[[str], bool]) -> None:
+        self.hints, self.root, self.real, self.ignore = hints, root, real, ignore
 
     def dispatch(self, event: FileSystemEvent) -> None:
         for raw in (event.src_path, event.dest_path):
             path = os.fsdecode(raw)
-            if path and (path == self.inside or path.startswith(self.inside + "/")) and not self.ignore(path):
-                self.hints.add(path)
+            if path and (path == self.real or path.startswith(self.real + "/")) and not self.ignore(path):
+                self.hints.add(self.root + path[len(self.real) :])
 
 
 class Watcher:
-    """Watches the roots; a root that doesn't exist yet is waited for at its nearest existing parent."""
+    """Watches the roots; a root that doesn't exist yet is waited for at its nearest existing parent.
+
+    ``ignore`` is asked with real paths.
+    """
 
     def __init__(self, roots: Sequence[str], hints: Hints, ignore: Callable[[str], bool]) -> None:
         self.roots, self.hints, self.ignore = roots, hints, ignore
@@ -140,6 +146,8 @@ class Watcher:
 
     def start(self) -> None:
         """Start watching; blocks while the kernel is told of every folder. Falls back to polling."""
+        # It warns on stderr of a folder that it came by twice, which is nobody's concern.
+        warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning, "watchdog")
         library = logging.getLogger("watchdog")
         library.addHandler(self._trouble)
         library.propagate = False
@@ -170,9 +178,10 @@ class Watcher:
         return observer
 
     def _schedule(self, observer: BaseObserver, root: str) -> None:
-        here, recursive = _place(root), os.path.isdir(root)
+        real = os.path.realpath(root)  # inotify would watch a link itself
+        here, recursive = _place(real), os.path.isdir(real)
         at = here[0]
-        handler = _Handler(self.hints, root, self.ignore) if recursive else _Nearby(self.hints, root)
+        handler = _Handler(self.hints, root, real, self.ignore) if recursive else _Nearby(self.hints, root, real)
         observer.schedule(handler, at, recursive=recursive, event_filter=KINDS)
         self._watched[root] = here
 
@@ -187,7 +196,7 @@ class Watcher:
             return False
         # The library passes over folders that it gets no watch for; whoever took the last one may have needed more.
         blind = self.kind == "inotify" and not _watches_left()
-        return blind or any(self._watched.get(root) != _place(root) for root in self.roots)
+        return blind or any(self._watched.get(root) != _place(os.path.realpath(root)) for root in self.roots)
 
     def refresh(self) -> None:
         """Watch what stands there now. Blocks."""
@@ -233,12 +242,12 @@ def _place(root: str) -> tuple[str, int, int]:
 class _Nearby(FileSystemEventHandler):
     """Beside a single-file root, or above one that doesn't exist yet: only what concerns the root counts."""
 
-    def __init__(self, hints: Hints, root: str) -> None:
-        self.hints, self.root = hints, root
+    def __init__(self, hints: Hints, root: str, real: str) -> None:
+        self.hints, self.root, self.real = hints, root, real
 
     def dispatch(self, event: FileSystemEvent) -> None:
         for raw in (event.src_path, event.dest_path):
             path = os.fsdecode(raw)
-            near = self.root == path or self.root.startswith(path + "/") or path.startswith(self.root + "-")
+            near = self.real == path or self.real.startswith(path + "/") or path.startswith(self.real + "-")
             if path and near and not (event.is_directory and isinstance(event, DirModifiedEvent)):
                 self.hints.add(self.root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -119,7 +118,12 @@ async def contents(store: Store, revision: Revision | None = None) -> dict[str, 
     with TemporaryDirectory() as folder:
         paths = list(await store.listing(at))
         await store.fetch(at, paths, Path(folder))
-        return {path: Path(os.path.join(folder, path)).read_bytes() for path in paths}
+        return {path: _read(f"{folder}/{path}") for path in paths}
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 async def titles(store: Store, branch: str | None = None) -> list[str]:

@@ -29,6 +29,11 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "backoff", lambda *_: 0.02)
 
 
+def patched(wait: float) -> None:
+    """Another wait between two attempts; the fixture puts back what was there."""
+    vars(lines)["backoff"] = lambda *_: wait
+
+
 def run(tmp_path: Path, scenario: Callable[[Faulty, Line], Awaitable[Any]]) -> Any:
     """``scenario`` with a store that has a snapshot and our lease, and a line on it."""
 
@@ -47,7 +52,7 @@ async def commit(line: Line, put: dict[str, Any] | None = None, *, automatic: bo
     title = f"sidecar: snapshot {line.next_id()}"
     until = time.monotonic() + within
     revision = await line.commit(put or {"data/b": b"2"}, [], title, automatic=automatic, until=until)
-    line.snapshot = SnapshotId.parse(title.split()[-1])
+    line.snapshot = SnapshotId.parse(title.rpartition(" ")[2])
     return revision
 
 
@@ -164,9 +169,14 @@ def test_a_commit_is_given_up_in_time(tmp_path: Path) -> None:
 
 def test_what_hangs_makes_way_when_it_is_cut(tmp_path: Path) -> None:
     async def scenario(store: Faulty, line: Line) -> None:
-        for plan in ({"commit": ["hang"]}, {"commit": [UNCLEAR], "history": ["hang"]}, {"commit": [AWAY] * 3}):
+        plans: list[dict[str, list[Any]]] = [
+            {"commit": ["hang"]},
+            {"commit": [UNCLEAR], "history": ["hang"]},
+            {"commit": [AWAY] * 3},
+        ]
+        for plan in plans:
             store.plan.update(plan)
-            lines.backoff = lambda *_: 60.0  # type: ignore[assignment]
+            patched(60.0)
             task = asyncio.create_task(commit(line, within=3600))
             await asyncio.sleep(0.1)
             began = time.monotonic()
@@ -208,7 +218,7 @@ def test_an_unclear_answer_to_a_commit_that_did_not_land_is_tried_again(tmp_path
 def test_one_that_lands_while_it_is_tried_again_is_found(tmp_path: Path) -> None:
     async def scenario(store: Faulty, line: Line) -> None:
         store.plan["commit"] = ["late"]
-        lines.backoff = lambda *_: 0.6  # type: ignore[assignment]
+        patched(0.6)
         revision = await commit(line)
         assert await store.head() == revision
         assert (await titles(store))[1:] == ["sidecar: snapshot 7.4"]
@@ -360,14 +370,15 @@ def test_a_request_beside_an_edit_is_an_edit_too(tmp_path: Path) -> None:
 
 def test_requests_without_a_pause_do_not_hold_a_commit_for_ever(tmp_path: Path) -> None:
     async def scenario(store: Faulty, line: Line) -> None:
-        real = store.store.commit
+        inner: Any = store.store
+        real = inner.commit
 
         async def asked_before(*args: Any) -> str:
             puts, title = asking(str(time.monotonic_ns()))
             await real(await store.store.head(), puts, [], title)
             return await real(*args)
 
-        store.store.commit = asked_before  # type: ignore[method-assign]
+        inner.commit = asked_before
         with pytest.raises(Unavailable):
             await commit(line)
 

@@ -148,7 +148,7 @@ def test_a_file_that_becomes_a_folder_and_back(rig: Rig) -> None:
 
 
 def test_a_package_that_was_not_committed_leaves_no_trace(rig: Rig) -> None:
-    fill(rig.root, "a")
+    fill(rig.root, "a", "keep")
     rig.sync()
     fill(rig.root, "b")
     (rig.root / "a").unlink()
@@ -160,7 +160,7 @@ def test_a_package_that_was_not_committed_leaves_no_trace(rig: Rig) -> None:
         unpack_failed(rig.index)
     assert rig.index.pending() is None
     rig.sync()
-    assert set(rig.manifest().entries) == {"data", "data/b"}
+    assert set(rig.manifest().entries) == {"data", "data/b", "data/keep"}
 
 
 def test_a_database_with_a_live_log_is_whole_after_a_restore(rig: Rig) -> None:

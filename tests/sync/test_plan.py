@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.snapshot.index import Row
+from sidecar.snapshot.found import Found
+from sidecar.snapshot.index import Row, Stat
 from sidecar.snapshot.manifest import Entry, Frame
 from sidecar.snapshot.stage import Staged
 from sidecar.sync.plan import (
@@ -16,6 +19,7 @@ from sidecar.sync.plan import (
     deletes,
     live_bundles,
     looks_like_database,
+    lost,
     mass_deletion,
     place,
 )
@@ -31,42 +35,52 @@ def staged(path: str, size: int = 1, source: bytes | None = b"x") -> Staged:
     return Staged(Row(Entry(path, "file", 0o644, 0, 0, 0, size, "cd" * 32)), source)
 
 
-# before, missing, kind now, kind before, new files -> is it held back?
+# before, lost, kind now, kind before -> is it held back?
 TABLE = [
-    (0, 0, "dir", "dir", 0, False),
-    (100, 0, "dir", "dir", 0, False),
-    (18, 10, "dir", "dir", 0, True),  # over half, and at least ten
-    (20, 10, "dir", "dir", 0, False),  # half isn't over half
-    (17, 9, "dir", "dir", 0, False),  # nine aren't ten
-    (1000, 499, "dir", "dir", 0, False),
-    (1000, 501, "dir", "dir", 0, True),
-    (1000, 501, "dir", "dir", 5000, True),  # whatever came instead
-    (3, 3, "dir", "dir", 0, True),  # it became empty
-    (1, 1, "dir", "dir", 0, True),
-    (3, 3, "dir", "dir", 1, False),  # it isn't empty: the file got another name
-    (1, 1, "dir", "dir", 1, False),
-    (3, 2, "dir", "dir", 0, False),
-    (3, 3, "absent", "dir", 0, True),  # it vanished
-    (1, 1, "absent", "file", 0, True),
-    (5, 0, "absent", "dir", 0, False),
-    (3, 1, "file", "dir", 1, True),  # a file stands where the folder was
-    (3, 3, "file", "dir", 1, True),
-    (1, 0, "dir", "file", 3, False),  # a folder where the file was: nothing is gone
-    (100, 0, "unreadable", "dir", 0, False),
+    (0, 0, "dir", "dir", False),
+    (100, 0, "dir", "dir", False),
+    (18, 10, "dir", "dir", True),  # over half, and at least ten
+    (20, 10, "dir", "dir", False),  # half isn't over half
+    (17, 9, "dir", "dir", False),  # nine aren't ten
+    (1000, 499, "dir", "dir", False),
+    (1000, 501, "dir", "dir", True),
+    (3, 3, "dir", "dir", True),  # it became empty
+    (1, 1, "dir", "dir", True),
+    (3, 2, "dir", "dir", False),
+    (3, 3, "absent", "dir", True),  # it vanished
+    (1, 1, "absent", "file", True),
+    (5, 0, "absent", "dir", False),
+    (3, 1, "file", "dir", True),  # a file stands where the folder was
+    (3, 3, "file", "dir", True),
+    (1, 0, "dir", "file", False),  # a folder where the file was: nothing is gone
+    (100, 0, "unreadable", "dir", False),
 ]
 
 
-@pytest.mark.parametrize(("before", "missing", "kind", "kind_before", "new", "held"), TABLE)
-def test_what_looks_like_a_fault(before: int, missing: int, kind, kind_before, new: int, held: bool) -> None:
-    assert mass_deletion(before, missing, kind, kind_before, new) is held
+@pytest.mark.parametrize(("before", "gone", "kind", "kind_before", "held"), TABLE)
+def test_what_looks_like_a_fault(before: int, gone: int, kind, kind_before, held: bool) -> None:
+    assert mass_deletion(before, gone, kind, kind_before) is held
 
 
 @given(st.integers(1, 500), st.integers(1, 500))
-def test_a_root_is_never_emptied_unasked(before: int, missing: int) -> None:
-    missing = min(before, missing)
-    held = mass_deletion(before, missing, "dir", "dir", 0)
-    assert held or missing < before
-    assert held or missing < 10 or missing * 2 <= before
+def test_a_root_is_never_emptied_unasked(before: int, gone: int) -> None:
+    gone = min(before, gone)
+    held = mass_deletion(before, gone, "dir", "dir")
+    assert held or gone < before
+    assert held or gone < 10 or gone * 2 <= before
+
+
+def test_what_has_another_name_is_not_lost() -> None:
+    was = Stat(1, 7, 10, 5, 100)
+    gone = [replace(row("data/a"), stat=was), row("data/b"), row("data/d", "dir")]
+
+    def found(stat: Stat) -> Found:
+        return Found("data/new", "/data/new", "file", 0o644, 0, 0, stat)
+
+    assert lost(gone, [found(replace(was, ctime_ns=999))]) == 1, "a rename moves the ctime only"
+    assert lost(gone, []) == 2
+    for other in ({"dev": 2}, {"ino": 8}, {"size": 11}, {"mtime_ns": 6}):
+        assert lost(gone, [found(replace(was, **other))]) == 2, "its inode was given to another file"
 
 
 @pytest.mark.parametrize("name", ["app.db", "a/B.SQLITE3", "x.sqlite", "x.db3"])

@@ -256,12 +256,23 @@ def test_a_few_deleted_files_of_many_go_at_once(rig: Rig) -> None:
     assert len(rig.mirrored()) == 15
 
 
-def test_a_new_name_for_the_only_file_is_no_emptied_root(rig: Rig) -> None:
-    fill(rig.root, "a")
+def test_a_new_name_is_no_deletion(rig: Rig) -> None:
+    fill(rig.root, *MANY)
     rig.sync()
-    os.rename(rig.root / "a", rig.root / "b")
-    assert rig.sync().held == {}
-    assert paths(rig.manifest()) == {"data", "data/b"}
+    os.rename(rig.root / "d", rig.root / "e")
+    assert rig.sync(Look({"data": {"d", "e"}})).held == {}
+    assert paths(rig.manifest()) == {"data", "data/e", *(f"data/e/{n}" for n in range(30))}
+
+
+def test_other_files_in_the_place_of_all_that_was_are_not_taken_for_it(rig: Rig) -> None:
+    """An app that finds its folder empty writes its defaults; what was there may be on a volume that went away."""
+    fill(rig.root, *FEW)
+    rig.sync()
+    for name in FEW:
+        (rig.root / name).unlink()
+    fill(rig.root, "default1", "default2", "default3")
+    assert rig.sync().held == {"data": 3}
+    assert (rig.restored() / "0").read_text() == "0"
 
 
 @pytest.mark.parametrize("what", ["file", "link"])

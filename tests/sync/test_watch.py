@@ -162,6 +162,23 @@ def test_a_single_file_and_what_sqlite_keeps_beside_it(tmp_path: Path) -> None:
         seen(hints, root)
 
 
+def test_roots_that_are_links_are_told_by_the_path_that_was_declared(root: Path) -> None:
+    link, file = root.with_name("link"), root.with_name("file")
+    link.symlink_to(root)
+    file.symlink_to(root / "a")
+    with watching(link, file, ignore=lambda path: path == str(root / "own")) as (watcher, hints):
+        (root / "own").write_text("1")
+        (root / "d" / "b").write_text("1")
+        assert str(link / "own") not in seen(hints, link / "d" / "b")
+        (root / "a").write_text("2")
+        seen(hints, link / "a", file)
+        assert not watcher.stale()
+        root.with_name("other").mkdir()
+        link.unlink()
+        link.symlink_to(root.with_name("other"))
+        assert watcher.stale(), "it leads elsewhere"
+
+
 # Bounds
 
 
