@@ -19,6 +19,7 @@ from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, Una
 
 POLL_S = 2.0
 TRIES = 3
+RETRY_S = 0.5
 
 
 class Moved(Exception):
@@ -61,14 +62,17 @@ class Waiting:
     seen: tuple[str, int, str, int] | None = None
     since: float = 0.0
     first: float = 0.0
-    asked: bool = False
+    asked: str = ""  # which instance, for people
 
     def silent(self, holder: Lease, now: float) -> bool:
-        """Whether ``holder`` had its time. A renewed hand-over starts the clock again, at most ten times over."""
+        """Whether ``holder`` had its time. A renewed hand-over starts the clock again, at most ten times over.
+
+        So does another holder: it was never asked, nor is it what we found silent.
+        """
         sight = (holder.instance, holder.epoch, holder.state, holder.turn)
-        if self.seen is None:
-            self.first = now
-        if self.seen is None or (holder.state == "handing_over" and sight != self.seen):
+        if self.seen is None or sight[:2] != self.seen[:2]:
+            self.first = self.since = now
+        elif holder.state == "handing_over" and sight != self.seen:
             self.since = now
         self.seen = sight
         return now - self.since >= self.handoff_wait_s or now - self.first >= 10 * self.handoff_wait_s
@@ -98,17 +102,30 @@ async def claim(
         raise RestoreFailed(refusal(store, decision.holder, me), final=True, code=EX_REFUSED)
     if isinstance(decision, Wait):
         alive()
-        if decision.request is not None and waiting.handoff_wait_s > 0 and not waiting.asked:
-            log.info(
-                f"instance {decision.holder.instance} holds the lease: asked it to hand over,"
-                f" waiting up to {waiting.handoff_wait_s:g} s"
-            )
-            waiting.asked = True
-            await _commit(store, head, decision.request, f"{ASKS}{me.instance}")
+        if decision.request is not None:
+            try:
+                await _ask(store, head, decision, me, waiting)
+            except Denied as error:
+                return Unleased(error.message)
         left = waiting.since + waiting.handoff_wait_s - now
         await asyncio.sleep(max(0.05, min(POLL_S * (0.75 + random.random() / 2), left)))
         raise Moved
     return await _take(store, head, decision, me)
+
+
+async def _ask(store: Store, head: Revision | None, decision: Wait, me: Me, waiting: Waiting) -> None:
+    """Write down that we want the lease. Raises Moved, Denied, and what keeps us from reading."""
+    assert decision.request is not None
+    if waiting.asked != decision.holder.instance:
+        log.info(
+            f"instance {decision.holder.instance} holds the lease: asking it to hand over,"
+            f" waiting up to {waiting.handoff_wait_s:g} s"
+        )
+        waiting.asked = decision.holder.instance
+    try:
+        await _commit(store, head, decision.request, f"{ASKS}{me.instance}")
+    except Unavailable:
+        await store.head()  # while that works, the holder gets its time all the same
 
 
 def decision_holder(found: Lease | None) -> str:
@@ -130,7 +147,7 @@ async def _take(store: Store, head: Revision | None, decision: Take, me: Me) -> 
             if attempt == TRIES:
                 await store.head()  # an outage is no reason to go on without a lease: this raises then
                 return Unleased(error.message)
-            await asyncio.sleep(attempt * (0.5 + random.random() / 2))
+            await asyncio.sleep(attempt * RETRY_S * (1 + random.random()))
             continue
         return Claimed(revision, Tenure(decision.lease), decision.clean)
     raise AssertionError("unreachable")

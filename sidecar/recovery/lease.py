@@ -18,6 +18,9 @@ from sidecar.snapshot.manifest import LEASE as PATH
 __all__ = ["PATH", "Lease", "Me", "Refuse", "Take", "Tenure", "Wait", "decide", "decode", "encode"]
 
 FORMAT = 1
+MOST = 10**17
+"""The largest epoch or turn: what follows it is still a snapshot's number."""
+
 State = Literal["held", "requested", "handing_over", "released"]
 _STATES = ("held", "requested", "handing_over", "released")
 
@@ -91,22 +94,23 @@ def decode(raw: bytes) -> Lease:
     """Read ``lease.json``. Raises ManifestError where it isn't one: who holds it is then unknown."""
     try:
         d = orjson.loads(raw)
-        if d.get("format") != FORMAT:
-            raise ManifestError(f"{PATH} has format {d.get('format')!r}: update space-sidecar", damage=False)
-        lease = Lease(
-            d["epoch"],
-            d["instance"],
-            d["space"],
-            d["state"],
-            d.get("requester", ""),
-            bool(d.get("clean")),
-            d["turn"],
-        )
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise ManifestError(f"{PATH} in the store can't be read") from None
-    if not isinstance(lease.epoch, int) or lease.epoch < 0 or lease.state not in _STATES:
+    except orjson.JSONDecodeError:
+        d = None
+    if not isinstance(d, dict):
+        raise ManifestError(f"{PATH} in the store can't be read")
+    if d.get("format") != FORMAT:
+        raise ManifestError(f"{PATH} has format {d.get('format')!r}: update space-sidecar", damage=False)
+    numbers = (d.get("epoch"), d.get("turn"))
+    words = (d.get("instance"), d.get("space"), d.get("requester", ""))
+    if (
+        not all(type(n) is int and 0 <= n <= MOST for n in numbers)
+        or not all(isinstance(w, str) for w in words)
+        or d.get("state") not in _STATES
+    ):
         raise ManifestError(f"{PATH} in the store is malformed")
-    return lease
+    return Lease(
+        d["epoch"], d["instance"], d["space"], d["state"], d.get("requester", ""), bool(d.get("clean")), d["turn"]
+    )
 
 
 def decide(current: Lease | None, me: Me, *, least_epoch: int = 0, silent: bool = False) -> Take | Wait | Refuse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,5 +58,12 @@ def append(before: bytes | None, document: dict[str, Any]) -> bytes:
                 lines.append(line)
         except orjson.JSONDecodeError:
             continue
-    lines.append(orjson.dumps(document))
+    lines.append(_dump(document))
     return b"\n".join(lines[-KEPT:]) + b"\n"
+
+
+def _dump(document: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(document)
+    except TypeError:  # a file name that isn't UTF-8, in some message: it must not keep a start from its end
+        return json.dumps(document, default=str).encode()

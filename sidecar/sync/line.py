@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -72,6 +73,9 @@ class Edited(Exception):
 
 MOMENT_S = 0.3
 """What is cut short gets so long to end by itself."""
+
+CLAIMS = re.compile(r"sidecar: lease \d+ claimed by ")
+SINCE = 100
 
 TURNS = 5
 """How often one commit gives way to commits that only ask for the lease."""
@@ -258,22 +262,22 @@ class Line:
         verdict = await self.judge(head, limit)
         if verdict == "fenced":
             raise Fenced
+        since = await self._since(self.head, seconds)
+        if verdict == "lost" and any(CLAIMS.match(c.title) for c in since):
+            raise Fenced  # it was lost after somebody had taken it
         self.requested = verdict == "requested"
         self.lost = verdict == "lost"
-        before, self.head = self.head, head
-        if verdict == "lost" or not await self._only_asked(before, seconds):
+        self.head = head
+        if verdict == "lost" or not since or not all(c.title.startswith(ASKS) for c in since):
             raise Edited
         self.ours = head
         return verdict
 
-    async def _only_asked(self, before: Revision | None, seconds: float) -> bool:
-        """Whether all that came since ``before`` are commits that ask for the lease."""
-        since: list[Commit] = []
-        for commit in await self._history(20, seconds):
-            if commit.revision == before:
-                return bool(since) and all(c.title.startswith(ASKS) for c in since)
-            since.append(commit)
-        return False
+    async def _since(self, before: Revision | None, seconds: float) -> list[Commit]:
+        """The commits since ``before``, newest first; all of the newest hundred where it isn't among those."""
+        history = await self._history(SINCE, seconds)
+        there = next((n for n, commit in enumerate(history) if commit.revision == before), None)
+        return history if there is None else history[:there]
 
     async def judge(self, head: Revision | None, limit: float) -> Verdict:
         """What the lease at ``head`` says of us."""

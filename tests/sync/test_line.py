@@ -333,6 +333,19 @@ def test_a_lease_that_was_lost_is_ours_still_and_is_put_there_again(tmp_path: Pa
     run(tmp_path, scenario)
 
 
+def test_a_lease_that_was_lost_after_somebody_took_it_is_not_ours(tmp_path: Path) -> None:
+    async def scenario(store: Faulty, line: Line) -> None:
+        before = line.head
+        await begin(store.store, held(8, "other"))
+        await outside(store, {"data/theirs": b"1"}, title="sidecar: snapshot 8.1")
+        await outside(store, {}, (LEASE,), title="Delete lease.json")
+        with pytest.raises(Fenced):
+            await commit(line)
+        assert line.head == before
+
+    run(tmp_path, scenario)
+
+
 def asking(who: str = "new") -> tuple[dict[str, bytes], str]:
     lease = replace(held(7), state="requested", requester=who, turn=1)
     return {LEASE: leases.encode(lease)}, f"{ASKS}{who}"

@@ -1,0 +1,308 @@
+"""Who may write: the table of decisions, and random lives of several instances over one compare-and-swap head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from sidecar.errors import ManifestError
+from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait, decide, decode, encode
+
+ME = Me("me", "local")
+STATES = ["held", "requested", "handing_over", "released"]
+
+
+def lease(state: str = "held", **more: Any) -> Lease:
+    return replace(Lease(7, "other", "local", state), **more)  # type: ignore[arg-type]
+
+
+# The document
+
+
+@given(
+    st.builds(
+        Lease,
+        st.integers(0, 10**17),
+        st.text(st.characters(codec="utf-8"), max_size=20),
+        st.text(st.characters(codec="utf-8"), max_size=20),
+        st.sampled_from(STATES),
+        st.text(st.characters(codec="utf-8"), max_size=20),
+        st.booleans(),
+        st.integers(0, 10**17),
+    )
+)
+def test_a_lease_survives_its_document(one: Lease) -> None:
+    assert decode(encode(one)) == one
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"held"',
+        b"{}",
+        b"\xff",
+        encode(lease()).replace(b'"epoch": 7', b'"epoch": -1'),
+        encode(lease()).replace(b'"epoch": 7', b'"epoch": 7.5'),
+        encode(lease()).replace(b'"epoch": 7', b'"epoch": true'),
+        encode(lease()).replace(b'"epoch": 7', b'"epoch": "7"'),
+        encode(lease()).replace(b'"epoch": 7', b'"epoch": 1e400'),
+        encode(lease()).replace(b'"epoch": 7', b'"epoch": 1000000000000000000'),
+        encode(lease()).replace(b'"turn": 0', b'"turn": "0"'),
+        encode(lease()).replace(b'"turn": 0', b'"turn": null'),
+        encode(lease()).replace(b'"held"', b'"lost"'),
+        encode(lease()).replace(b'"held"', b"[]"),
+        encode(lease()).replace(b'"other"', b"5"),
+        encode(lease()).replace(b'"local"', b"null"),
+        encode(lease(requester="x")).replace(b'"x"', b"{}"),
+    ],
+)
+def test_what_is_no_lease_is_not_believed(raw: bytes) -> None:
+    with pytest.raises(ManifestError) as raised:
+        decode(raw)
+    assert "lease.json" in raised.value.message
+
+
+def test_a_newer_format_is_no_damage() -> None:
+    with pytest.raises(ManifestError, match="update space-sidecar") as raised:
+        decode(b'{"format": 2, "epoch": 1}')
+    assert not raised.value.damage
+
+
+# Decisions
+
+MINE = Lease(8, "me", "local", "held")
+
+
+@pytest.mark.parametrize(
+    ("found", "more", "decision"),
+    [
+        (None, {}, Take(Lease(1, "me", "local", "held"), None)),
+        (None, {"least_epoch": 7}, Take(MINE, None)),
+        (lease("released"), {}, Take(MINE, False)),
+        (lease("released", clean=True), {}, Take(MINE, True)),
+        (lease("released", epoch=3), {"least_epoch": 7}, Take(MINE, False)),
+        (lease(), {}, Wait(lease(), lease("requested", requester="me", turn=1))),
+        (lease("requested", requester="me"), {}, Wait(lease("requested", requester="me"), None)),
+        (lease("requested", requester="third"), {}, Wait(lease("requested", requester="third"), None)),
+        (lease("handing_over"), {}, Wait(lease("handing_over"), None)),
+        (lease(), {"silent": True}, Take(MINE, False)),
+        (lease("requested", requester="third"), {"silent": True}, Take(MINE, False)),
+        (lease("handing_over"), {"silent": True}, Take(MINE, False)),
+        # This very instance again, its agent restarted: the epoch stays.
+        (lease(instance="me"), {}, Take(replace(MINE, epoch=7), None)),
+        (lease("requested", instance="me", requester="x"), {}, Take(replace(MINE, epoch=7), None)),
+        (lease("released", instance="me", clean=True), {}, Take(MINE, True)),
+        # Another identity's: nothing is written, whatever it does.
+        *((lease(state, space="prod"), {}, Refuse(lease(state, space="prod"))) for state in STATES),
+        (lease(space="prod"), {"silent": True}, Refuse(lease(space="prod"))),
+        (lease(space="prod", instance="me"), {}, Refuse(lease(space="prod", instance="me"))),
+    ],
+)
+def test_what_a_start_does_about_the_lease_that_it_found(found: Any, more: dict[str, Any], decision: Any) -> None:
+    assert decide(found, ME, **more) == decision
+
+
+def test_a_lease_is_adopted_on_request_only_and_then_carries_the_new_identity() -> None:
+    found = lease("released", space="prod", clean=True)
+    assert decide(found, Me("me", "local", adopt="prod")) == Take(MINE, True)
+    assert isinstance(decide(found, Me("me", "local", adopt="another")), Refuse)
+    assert isinstance(decide(lease(space="prod"), Me("me", "local", adopt="prod")), Wait), "a live one is asked first"
+
+
+@given(
+    st.none() | st.builds(Lease, st.integers(0, 50), st.sampled_from("ab"), st.just("local"), st.sampled_from(STATES)),
+    st.integers(0, 50),
+    st.booleans(),
+)
+def test_an_epoch_never_falls(found: Lease | None, least: int, silent: bool) -> None:
+    decision = decide(found, Me("a", "local"), least_epoch=least, silent=silent)
+    if isinstance(decision, Take):
+        before = found.epoch if found else 0
+        same = found is not None and found.instance == "a" and found.state != "released"
+        assert decision.lease.epoch == before if same else decision.lease.epoch > max(before, least)
+        assert (decision.lease.instance, decision.lease.state) == ("a", "held")
+
+
+# What the head says of us
+
+
+@pytest.mark.parametrize(
+    ("raw", "verdict"),
+    [
+        (encode(MINE), "mine"),
+        (encode(replace(MINE, state="handing_over", turn=3)), "mine"),
+        (encode(replace(MINE, state="requested", requester="x")), "requested"),
+        (encode(replace(MINE, state="released")), "fenced"),
+        (encode(replace(MINE, epoch=9)), "fenced"),
+        (encode(lease(epoch=9)), "fenced"),
+        (encode(lease("released", epoch=9)), "fenced"),
+        (encode(lease(epoch=8)), "fenced"),  # two that took the same epoch: neither may go on blindly
+        (encode(lease(epoch=7)), "lost"),  # an older one was put back by hand
+        (None, "lost"),
+        (b"broken", "lost"),
+        (b'{"format": 2}', "fenced"),  # a newer version's: it knows more than we do
+    ],
+)
+def test_what_the_lease_at_the_head_says_of_us(raw: bytes | None, verdict: str) -> None:
+    assert Tenure(MINE).judge(raw) == verdict
+
+
+def test_what_a_holder_writes() -> None:
+    tenure = Tenure(MINE)
+    assert decode(tenure.held()).state == "held"
+    assert [decode(tenure.handing_over()).turn for _ in range(3)] == [1, 2, 3], "whoever waits sees that we live"
+    assert tenure.judge(tenure.handing_over()) == "mine"
+    done = decode(tenure.released(clean=True))
+    assert (done.state, done.clean, done.epoch, done.instance) == ("released", True, 8, "me")
+
+
+# Several lives
+
+
+@dataclass
+class Instance:
+    """One container: what it knows of the store, and whether it lives. ``tenure`` is set while it holds the lease."""
+
+    name: str
+    tenure: Tenure | None = None
+    head: int = 0
+    fenced: bool = False
+    plan: tuple[int, Take | Wait] | None = None  # decided, on the head as it was then, not yet written
+
+
+class Lives(RuleBasedStateMachine):
+    """Instances that decide, write, hand over, hang and die in any order, over a store that compares and swaps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.instances = [self.fresh() for _ in range(3)]
+        self.document: bytes | None = None
+        self.head = 0
+        self.writers: list[tuple[int, str]] = []  # (epoch, instance) of each snapshot on the main line
+        self.claims: list[int] = []  # the head that each claim made
+
+    def fresh(self) -> Instance:
+        self.count += 1
+        return Instance(f"i{self.count}")
+
+    def swap(self, parent: int, document: bytes | None = None) -> bool:
+        """One commit; whether the store took it."""
+        if parent != self.head:
+            return False
+        self.head += 1
+        self.document = document if document is not None else self.document
+        return True
+
+    @rule(n=st.integers(0, 2), silent=st.booleans())
+    def decides(self, n: int, silent: bool) -> None:
+        """A start reads the head and makes up its mind; what it does about it may come much later."""
+        one = self.instances[n]
+        if one.tenure is None and not one.fenced:
+            found = decode(self.document) if self.document else None
+            decision = decide(found, Me(one.name, "local"), least_epoch=self.epoch, silent=silent)
+            assert not isinstance(decision, Refuse)
+            one.plan = (self.head, decision)
+
+    @rule(n=st.integers(0, 2))
+    def acts(self, n: int) -> None:
+        one = self.instances[n]
+        if one.plan is None:
+            return
+        (parent, decision), one.plan = one.plan, None
+        if isinstance(decision, Wait):
+            if decision.request is not None:
+                self.swap(parent, encode(decision.request))
+        elif self.swap(parent, encode(decision.lease)):
+            one.tenure, one.head = Tenure(decision.lease), self.head
+            self.claims.append(self.head)
+
+    @rule(n=st.integers(0, 2))
+    def snapshots(self, n: int) -> None:
+        """What `Line.commit` does: onto the head that it knows, and after a conflict only where the lease allows it."""
+        one = self.instances[n]
+        if one.tenure is None or one.fenced:
+            return
+        if not self.swap(one.head):
+            verdict = one.tenure.judge(self.document)
+            taken_since = any(claim > one.head for claim in self.claims)  # the history tells
+            if verdict == "fenced" or (verdict == "lost" and taken_since):
+                one.fenced = True
+                return
+            assert self.swap(self.head)
+        one.head = self.head
+        self.writers.append((one.tenure.epoch, one.name))
+
+    @rule(n=st.integers(0, 2), dies=st.booleans())
+    def hands_over(self, n: int, dies: bool) -> None:
+        """The answer to a request, in two commits; it may die between them."""
+        one = self.instances[n]
+        if one.tenure is None or one.fenced or one.tenure.judge(self.document) != "requested":
+            return
+        one.head = self.head
+        assert self.swap(one.head, one.tenure.handing_over())
+        one.head = self.head
+        if dies:
+            self.instances[n] = self.fresh()
+        elif self.swap(one.head, one.tenure.released(clean=True)):
+            self.writers.append((one.tenure.epoch, one.name))
+            one.fenced = True
+
+    @rule(n=st.integers(0, 2))
+    def ends(self, n: int) -> None:
+        """The last snapshot, and the release in the same commit; then the container is gone."""
+        one = self.instances[n]
+        if one.tenure is not None and not one.fenced and self.swap(one.head, one.tenure.released(clean=True)):
+            self.writers.append((one.tenure.epoch, one.name))
+        self.instances[n] = self.fresh()
+
+    @rule(n=st.integers(0, 2))
+    def agent_restarts(self, n: int) -> None:
+        """The same instance with a new agent, which knows nothing but its name."""
+        one = self.instances[n]
+        self.instances[n] = Instance(one.name)
+
+    @precondition(lambda self: self.document is not None)
+    @rule()
+    def somebody_deletes_the_lease(self) -> None:
+        self.head += 1
+        self.document = None
+
+    @property
+    def epoch(self) -> int:
+        """The newest snapshot's, which its manifest tells."""
+        return max((e for e, _ in self.writers), default=0)
+
+    @invariant()
+    def epochs_only_grow(self) -> None:
+        epochs = [e for e, _ in self.writers]
+        assert epochs == sorted(epochs)
+
+    @invariant()
+    def an_epoch_is_one_instances(self) -> None:
+        writers: dict[int, set[str]] = {}
+        for epoch, name in self.writers:
+            writers.setdefault(epoch, set()).add(name)
+        assert all(len(names) == 1 for names in writers.values()), writers
+
+    @invariant()
+    def at_most_one_may_write(self) -> None:
+        able = [
+            one
+            for one in self.instances
+            if one.tenure is not None and not one.fenced and one.tenure.judge(self.document) in ("mine", "requested")
+        ]
+        assert len({one.name for one in able}) <= 1, able
+
+
+Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLives = Lives.TestCase
