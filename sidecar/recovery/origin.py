@@ -58,7 +58,7 @@ async def find(
         try:
             manifest = await read_manifest(store, head, scratch)
         except (ManifestError, Corrupt) as error:
-            raise _unreadable(error, head) from error
+            raise _unreadable(error, f"{head[:12]} (the newest)") from error
     if manifest is not None:
         return Origin(head, manifest, head)
     return Origin(head, None, None, readme=await _confirm_cold(store, head, roots, index, store_id, cold_start))
@@ -72,7 +72,10 @@ async def _chosen(store: Store, head: Revision, scratch: Path, wanted: str) -> O
             return None
     for commit in history:
         if snapshot_in(commit.title) == wanted or commit.revision == wanted:
-            manifest = await read_manifest(store, commit.revision, scratch)
+            try:
+                manifest = await read_manifest(store, commit.revision, scratch)
+            except (ManifestError, Corrupt) as error:
+                raise _unreadable(error, f"{wanted} (SIDECAR_REVISION)") from error
             if manifest is not None:
                 return Origin(head, manifest, commit.revision, chosen=wanted)
     raise RestoreFailed(
@@ -82,10 +85,10 @@ async def _chosen(store: Store, head: Revision, scratch: Path, wanted: str) -> O
     )
 
 
-def _unreadable(error: ManifestError | Corrupt, head: Revision) -> RestoreFailed:
+def _unreadable(error: ManifestError | Corrupt, snapshot: str) -> RestoreFailed:
     if isinstance(error, ManifestError) and not error.damage:
         return RestoreFailed(f"{error.message}. Nothing was changed", final=True, code=EX_TEMPFAIL)
-    return Damaged(manifests.PATH, f"{head[:12]} (the newest)", error.message)
+    return Damaged(manifests.PATH, snapshot, error.message)
 
 
 async def way_out(store: Store, damage: Damaged, scratch: Path) -> str:
