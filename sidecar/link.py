@@ -52,6 +52,13 @@ class Link:
         if self._socket is not None:
             self._task = asyncio.create_task(self._listen(self._socket))
 
+    def close(self) -> None:
+        """Hear and say no more."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._socket is not None:
+            self._socket.close()
+
     async def _listen(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         rest = b""
@@ -77,10 +84,10 @@ class Link:
         elif words[:2] == ["main", "exited"]:
             self.main.exited = int(words[2])
         elif words[:1] == ["stop"]:
-            self.orders.until = loop.time() + float(words[1])
+            self.orders.until = loop.time() + _seconds(words[1])
             self.orders.stop.set()
         elif words[:1] == ["final"]:
-            self.orders.until = loop.time() + float(words[1])
+            self.orders.until = loop.time() + _seconds(words[1])
             self.orders.final.set()
 
     def say(self, *words: object) -> None:
@@ -94,3 +101,11 @@ class Link:
         if self._socket is not None and fds:
             with contextlib.suppress(OSError):
                 socket.send_fds(self._socket, [b"locks\n"], list(fds))
+
+
+def _seconds(word: str) -> float:
+    """Raises ValueError for what is no time to wait: a deadline that is no number would never pass."""
+    seconds = float(word)
+    if not 0 <= seconds <= 86400:
+        raise ValueError(word)
+    return seconds
