@@ -172,8 +172,10 @@ class _Look:
         """Entries whose folder is no entry: no walk of the folders that there are comes by them."""
         said = set(self.out.missing)
         for row in self.index.orphans(self.name):
-            if row.entry.path not in said:
-                self._lost(row.entry.path[len(self.name) + 1 :], [row], covered=False)
+            below = row.entry.path[len(self.name) + 1 :]
+            # Where its folder is there after all, the walk has been in it.
+            if row.entry.path not in said and not os.path.lexists(self._at(below.rpartition("/")[0])):
+                self._lost(below, [row], covered=False)
 
     def hint(self, relative: str) -> None:
         """Compare one path that the watcher named, or the highest folder above it that is new or gone."""

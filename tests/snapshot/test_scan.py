@@ -264,6 +264,20 @@ def test_an_entry_whose_folder_is_no_entry_can_be_deleted(disk: Disk) -> None:
     assert news(disk.scan()) == (set(), {"data/d/x.pid"}, {})
 
 
+def test_an_entry_whose_folder_is_no_entry_but_is_there_is_found_once(disk: Disk) -> None:
+    fill(disk, "d/a", "d/b")
+    row = disk.index.get("data/d/a")
+    assert row is not None
+    disk.index.forget()
+    disk.index.touch([row])  # as of a manifest that names no folders
+    scan = disk.scan()
+    assert news(scan) == ({"data", "data/d", "data/d/b"}, set(), {})
+    (disk.root / "d" / "a").write_text("changed")
+    assert news(disk.scan())[0] == {"data", "data/d", "data/d/a", "data/d/b"}
+    (disk.root / "d" / "a").unlink()
+    assert news(disk.scan())[1] == {"data/d/a"}
+
+
 # Excluded
 
 
