@@ -58,9 +58,11 @@ def database_stat(absolute: str, own: Stat, siblings: Container[str] | None = No
         if siblings is not None and base + ending not in siblings:
             continue  # spares a system call for each file of a large folder
         try:
-            sides.append(os.lstat(absolute + ending))
+            side = os.lstat(absolute + ending)
         except OSError:
             continue
+        if st.S_ISREG(side.st_mode):
+            sides.append(side)
     if not sides or not is_database(absolute):
         return own
     return Stat(

@@ -150,6 +150,8 @@ class Watcher:
         warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning, "watchdog")
         library = logging.getLogger("watchdog")
         library.addHandler(self._trouble)
+        if not any(isinstance(handler, logging.NullHandler) for handler in library.handlers):
+            library.addHandler(logging.NullHandler())  # what it says later is no line of ours either
         library.propagate = False
         try:
             self._observer = self._begin(Observer())
@@ -204,8 +206,8 @@ class Watcher:
         self.start()
 
     def stop(self) -> None:
-        logging.getLogger("watchdog").removeHandler(self._trouble)
         self._stop_observer()
+        logging.getLogger("watchdog").removeHandler(self._trouble)
 
     def _stop_observer(self) -> None:
         if self._observer is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,10 +18,18 @@ from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, rea
 from sidecar.recovery.lease import PATH, Lease, Me, Tenure, encode
 from sidecar.snapshot.manifest import ASKS
 from sidecar.stores.base import Denied, Unavailable
+from tests.snapshot.disk import FAST
 from tests.sync.faulty import Faulty, held, opened, titles
 
 ME = Me("me", "local")
 AWAY = Unavailable("503")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Instead of pytest's own: where no disk has to turn for each commit."""
+    with TemporaryDirectory(dir=FAST, prefix="sidecar-") as name:
+        yield Path(name)
 
 
 @pytest.fixture(autouse=True)

@@ -304,5 +304,5 @@ class Lives(RuleBasedStateMachine):
         assert len({one.name for one in able}) <= 1, able
 
 
-Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Lives.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestLives = Lives.TestCase

@@ -9,10 +9,8 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -27,7 +25,6 @@ from sidecar.sync import pace
 from sidecar.sync.line import Base
 from sidecar.sync.survey import Look, Surveyor
 from tests.recovery.world import picture
-from tests.snapshot.disk import FAST
 from tests.sync.faulty import begin, contents, held, titles
 from tests.sync.lives import Life, live, snapshots, until
 
@@ -35,9 +32,8 @@ AWAY = Unavailable("503")
 
 
 @pytest.fixture
-def base() -> Iterator[Path]:
-    with TemporaryDirectory(dir=FAST, prefix="sidecar-engine-") as name:
-        yield Path(name)
+def base(tmp_path: Path) -> Path:
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)
@@ -91,9 +87,9 @@ def test_nothing_to_do_makes_no_commit(base: Path) -> None:
         life.fill("a", "d/b")
         looks = count_looks(life)
         async with life.running():
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.3)
             before = len(looks)
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(0.3)
             assert len(looks) == before, "nor even a look"
             assert await snapshots(life.store) == ["1.1"]
 
@@ -108,10 +104,10 @@ def test_our_own_files_in_a_root_are_no_reason_for_anything(base: Path, linked: 
         life.fill("a")
         looks = count_looks(life)
         async with life.running():
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.3)
             before = len(looks)
             life.index.set_note("x", "y")
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(0.3)
             assert len(looks) == before
             assert set((await life.manifest()).entries) == {"data", "data/a"}
             life.fill("b")

@@ -27,9 +27,8 @@ from tests.sync.rig import Rig
 
 
 @pytest.fixture
-def base() -> Iterator[Path]:
-    with TemporaryDirectory(dir=FAST, prefix="sidecar-pack-") as name:
-        yield Path(name) / "rig"
+def base(tmp_path: Path) -> Path:
+    return tmp_path / "rig"
 
 
 @pytest.fixture
@@ -194,7 +193,7 @@ def tree(root: Path, times: bool) -> dict[str, tuple[Any, ...]]:
     return {p: seen if times or seen[0] != st.S_IFDIR else (*seen[:2], 0) for p, seen in out.items()}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(batches, hs.booleans(), hs.sampled_from(["auto", "bundle"]))
 @example([[("write", "a/b", "1")], [("remove", "a", "a"), ("write", "a", "2")], [("remove", "a", "a")]], True, "auto")
 @example([[("write", "a/b", "1")], [("rename", "a", "b")], [("write", "b/b/c", "c")]], True, "auto")

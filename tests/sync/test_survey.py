@@ -20,14 +20,12 @@ from sidecar.snapshot.manifest import Manifest
 from sidecar.sync import staging as copies
 from sidecar.sync.survey import Look, Survey
 from tests.snapshot.alone import run_alone
-from tests.snapshot.disk import FAST
 from tests.sync.rig import Rig
 
 
 @pytest.fixture
-def base() -> Iterator[Path]:
-    with TemporaryDirectory(dir=FAST, prefix="sidecar-survey-") as name:
-        yield Path(name) / "rig"
+def base(tmp_path: Path) -> Path:
+    return tmp_path / "rig"
 
 
 @pytest.fixture
