@@ -132,7 +132,7 @@ def a_full_disk_during_staging(tmp: Path) -> None:
         assert "is full" in body["detail"]
         assert space.process is not None
         mount = ["mount", "-o", "remount,size=64m", str(space.state)]
-        subprocess.run(["nsenter", "-t", str(space.process.pid), "-m", *mount], check=True)
+        subprocess.run(["nsenter", "-t", str(space.process.pid), "-m", "-r", *mount], check=True)
         space.checkpoint()
         assert space.get()["main"]["pid"] == main
         kept = tree(space.disk / "data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import sysconfig
 import time
@@ -107,7 +108,8 @@ def a_mount_point(tmp: Path) -> None:
         space.start("sleep", "1000")
         main = space.running()["main"]["pid"]
         space.checkpoint()
-        os.system(f"nsenter -t {main} -m umount -l '{space.disk}/data'")
+        umount = ["umount", "-l", f"{space.disk}/data"]
+        subprocess.run(["nsenter", "-t", str(main), "-m", "-r", *umount], check=True)
         status, body = space.post("/checkpoint")
         assert status == 422, body
         assert space.get()["roots"][0]["state"] == "unreadable"
