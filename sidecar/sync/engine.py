@@ -454,7 +454,8 @@ class Engine:
 
 
 def _fresh(folder: Path) -> None:
-    _remove(folder)
+    """Make ``folder`` anew; whatever stands beside it is what a killed agent was staging."""
+    _remove(folder.parent)
     folder.mkdir(parents=True, mode=0o700)
 
 

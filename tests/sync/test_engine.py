@@ -292,6 +292,18 @@ def test_what_was_never_sent_is_not_promoted_by_another_commit_that_landed(base:
     live(base, scenario)
 
 
+def test_what_a_killed_agent_was_staging_is_removed(base: Path) -> None:
+    async def scenario(life: Life) -> None:
+        left = life.own / "staging" / "4711-1"
+        left.mkdir(parents=True)
+        (left / "1").write_text("half a copy")
+        life.fill("a")
+        assert (await life.engine.snapshot("asked")).ok
+        assert list((life.own / "staging").iterdir()) == []
+
+    live(base, scenario)
+
+
 # Mass deletions
 
 
