@@ -656,6 +656,23 @@ def stopped_while_it_waits(lab: Lab) -> None:
     assert lab.hub.commits(repo)[0]["title"].startswith(past.SNAPSHOT)
 
 
+def renamed(lab: Lab) -> None:
+    """Under its old name a dataset is found or refused, but no empty one is made in its place."""
+    repo, now = "alice/renamed", "alice/renamed-since"
+    lab.past.lay(lab.hub, repo)
+    lab.hub.rename_repo(repo, now)
+    settings = {"SIDECAR_RESTORE_TIMEOUT": "3s", "SIDECAR_ON_RESTORE_FAILURE": "exit"}
+    with living(past.hub_space(lab.hub, lab.tmp / "renamed", repo, **settings)) as space:
+        with past.watched(lab.hub, now, lab.past.earlier):
+            code = space.start("touch", "ran").wait(30)
+        assert code in (0, 69, 75), space.said()
+        assert (space.home / "ran").exists() is (code == 0)
+        if code == 0:
+            require_restored(space, lab.past.earlier)
+        assert repo not in [r["repo"] for r in lab.hub.repos()]
+        assert "Traceback" not in space.said()
+
+
 def half_restored(lab: Lab) -> None:
     """Everything died in the middle of a restore, and the store is away at the next start: it is finished first."""
     repo = "alice/half"
@@ -700,6 +717,7 @@ MORE: dict[str, Callable[[Lab], None]] = {
     "only-readable": only_readable,
     "stopped-while-it-waits": stopped_while_it_waits,
     "half-restored": half_restored,
+    "renamed": renamed,
 }
 
 
