@@ -23,6 +23,11 @@ from sidecar.snapshot.manifest import Entry, Frame, Manifest, RootRecord, Snapsh
 SCHEMA = 1
 
 
+def clamp(ns: int) -> int:
+    """A time in ns that 64 bits hold: ext4 and XFS know times far beyond 2262, which no index or manifest says."""
+    return max(-(1 << 63) + 1, min(ns, (1 << 63) - 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Stat:
     """What makes a file *unchanged* when it is equal (design, section 5)."""
@@ -35,7 +40,7 @@ class Stat:
 
     @classmethod
     def of(cls, st: os.stat_result) -> Stat:
-        return cls(st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+        return cls(st.st_dev, st.st_ino, st.st_size, clamp(st.st_mtime_ns), clamp(st.st_ctime_ns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,8 @@ _U64 = (1 << 64) - 1
 def _damaged(error: sqlite3.DatabaseError) -> bool:
     """Whether the file itself is bad: a lock or a full disk says nothing about it."""
     code = getattr(error, "sqlite_errorcode", None)
-    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    # SQLITE_ERROR is another version's schema: of no use here either.
+    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 
 
 def _signed(n: int) -> int:
@@ -116,7 +122,7 @@ class Index:
         try:
             self._db = self._open()
         except sqlite3.DatabaseError as error:
-            if not _damaged(error):
+            if not _damaged(error) and not path.is_dir():
                 raise SidecarError(
                     f"the local index {path} can't be opened: {error}. Nothing was changed. Is another sidecar using"
                     " SIDECAR_STATE_DIR, or its disk full?"

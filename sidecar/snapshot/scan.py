@@ -262,8 +262,10 @@ class _Look:
             self._compare(here, row)
             return
         self.out.skipped += not is_side
-        if row is not None:
+        if row is not None and is_side:
             self.out.missing.extend(r.entry.path for r in self.index.under(path))
+        elif row is not None:  # not ENOENT, so no deletion
+            self.out.unreadable[path] = "a socket, a pipe or a device stands in its place"
 
     def _lost(self, below: str, rows: list[Row], covered: bool) -> bool:
         """An entry was not in its folder; ``rows`` start with its own, if it has one. Whether it is a folder after all.
@@ -302,6 +304,9 @@ class _Look:
         return row is not None and row.stat is not None and row.stat.dev != device
 
     def _compare(self, here: Found, row: Row | None) -> None:
+        if row is not None and row.entry.kind != "dir" == here.kind and here.stat.dev != self.out.device is not None:
+            self.out.unreadable[here.path] = "a folder of another device is mounted in its place"
+            return
         if row is None or row.entry.kind != here.kind:
             if here.kind != "dir":  # nothing can lie below a file: no manifest may say so
                 below = self.index.under(here.path)

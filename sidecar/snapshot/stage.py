@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sidecar.snapshot import sqlite
 from sidecar.snapshot.found import SQLITE_MAGIC, Found, database_stat
-from sidecar.snapshot.index import Index, Row, Stat
+from sidecar.snapshot.index import Index, Row, Stat, clamp
 from sidecar.snapshot.manifest import Entry, Flag
 
 TRIES = 3
@@ -26,6 +26,10 @@ SETTLE_NS = 2_000_000_000
 IN_MEMORY = 64 * 1024
 IN_MEMORY_TOTAL = 16 * 1024 * 1024
 PIECE = 1 << 20
+ZEROS = bytes(PIECE)
+RESERVE = 64 * 1024 * 1024
+"""Bytes of the disk (or a tenth of a small one) that staging leaves to the app."""
+
 FICLONE = 0x40049409  # linux/fs.h
 CHANGED_KIND = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """How opening a file fails where something else, or nothing, stands there since the scan."""
@@ -70,6 +74,13 @@ def stage(found: Iterable[Found], index: Index, folder: Path, *, force: bool = F
     return out
 
 
+class _TooLarge(Exception):
+    """One file that there is no room to copy: it waits, and the rest goes on without it."""
+
+    def __init__(self, needed: int, free: int) -> None:
+        super().__init__(f"no room to copy its {needed:,} bytes: {free:,} are free where SIDECAR_STATE_DIR is")
+
+
 class _Box:
     """The staging folder, and what is held in memory instead."""
 
@@ -82,6 +93,13 @@ class _Box:
 
     def room_in_memory(self, size: int) -> bool:
         return size <= IN_MEMORY and self.memory + size <= IN_MEMORY_TOTAL
+
+    def require(self, needed: int) -> None:
+        """Raise _TooLarge where a copy of so many bytes would leave the app too little of the disk."""
+        disk = os.statvfs(self.folder)
+        free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+        if needed > free - min(RESERVE, total // 10):
+            raise _TooLarge(needed, free)
 
     def drop(self, source: bytes | Path | None) -> None:
         """Let go of a copy that isn't needed after all."""
@@ -119,6 +137,8 @@ def _one(out: Stage, found: Found, index: Index, box: _Box, force: bool) -> None
             _database(out, base, found, old, box, force)
         else:
             _file(out, base, found, old, box, force)
+    except _TooLarge as error:
+        out.unreadable[found.path] = str(error)
     except OSError as error:
         if error.errno in CHANGED_KIND or (error.errno == errno.EINVAL and found.kind == "symlink"):
             out.vanished.append(found.path)
@@ -151,7 +171,7 @@ def _file(out: Stage, base: Entry, found: Found, old: Row | None, box: _Box, for
         gid=status.st_gid,
         size=copy.size,
         sha256=copy.sha256,
-        mtime_ns=status.st_mtime_ns,
+        mtime_ns=clamp(status.st_mtime_ns),
         flag=flag if copy.steady else "unsettled",
     )
     row = Row(entry, Stat.of(status), _settled(status.st_ctime_ns) and not entry.flag)
@@ -193,6 +213,7 @@ def _copy(path: str, box: _Box) -> _Copy:
                 after = os.lstat(path)
                 box.memory += len(data)
                 return _Copy(data, len(data), hashlib.sha256(data).hexdigest(), before, after)
+        box.require(min(status.st_size, status.st_blocks * 512))
         target = box.new()
         size, digest = _spool(file.fileno(), target)
     try:
@@ -203,7 +224,17 @@ def _copy(path: str, box: _Box) -> _Copy:
 
 
 def _no_follow(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Open ``path``, through no link at all. Raises FileNotFoundError where a folder above it has become one."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        reached = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return fd  # no /proc here: nothing tells
+    # What was renamed since is another hint's; what was deleted since is told by its stat.
+    if reached not in (path, f"{path} (deleted)"):
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "a link leads there", path)
+    return fd
 
 
 def _spool(source: int, target: Path) -> tuple[int, str]:
@@ -217,19 +248,27 @@ def _spool(source: int, target: Path) -> tuple[int, str]:
         while piece := os.pread(source, PIECE, offset):
             digest.update(piece)
             offset += len(piece)
+            if not cloned and piece == ZEROS:
+                out.seek(offset)  # a hole stays one, as far as whole pieces go
+                continue
             view = memoryview(piece)
             while view and not cloned:
                 view = view[out.write(view) :]
+        if not cloned:
+            out.truncate(offset)
     return offset, digest.hexdigest()
 
 
 def _database(out: Stage, base: Entry, found: Found, old: Row | None, box: _Box, force: bool) -> None:
+    before = database_stat(found.absolute, Stat.of(os.lstat(found.absolute)))
+    box.require(before.size)
     target = box.new()
     out.databases.add(found.path)
-    before = database_stat(found.absolute, Stat.of(os.lstat(found.absolute)))
     outcome = sqlite.copy(found.absolute, target)
     if outcome.ok:
         size, digest = _hash(target)
+        if not _starts_as_database(found.absolute):
+            raise FileNotFoundError(errno.ENOENT, "it is no database any more", found.absolute)
         entry = replace(base, size=size, sha256=digest, mtime_ns=before.mtime_ns)
         row = Row(entry, before, _settled(before.ctime_ns, before.mtime_ns))
         _settle(out, Staged(row, target), old, box, force)

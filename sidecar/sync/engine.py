@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from sidecar import log
-from sidecar.errors import SidecarError
+from sidecar.errors import EX_FAILED, SidecarError
 from sidecar.roots import Root
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Index
@@ -250,6 +250,9 @@ class Engine:
             result = Result(False, error="another instance holds the lease now", code="fenced")
         except (NoRoom, OSError, sqlite3.OperationalError) as error:  # the last is the index's, on a full disk
             result = Result(False, error=f"staging failed: {_why(error)}. Free some disk space", code="no-room")
+        except sqlite3.DatabaseError as error:
+            log.error(f"the local index is damaged ({error}): the agent ends; a new one makes it anew from the files")
+            os._exit(EX_FAILED)
         except Denied as error:
             result = Result(False, error=error.message, code="denied")
         except Unavailable as error:
@@ -280,6 +283,15 @@ class Engine:
             self._held = frozenset(survey.held)
             closing = why in ("final", "handoff")
             if not (survey.reason or closing or look.reassert) and self.line.snapshot is not None:
+                if why == "checkpoint" and self.line.branch is None:
+                    try:
+                        await self.line.heed(until - time.monotonic())
+                    except Edited:
+                        edits += 1
+                        self._reassert = True
+                        self.bulletin.edited()
+                        look = replace(look, hints=None, reassert=True)
+                        continue
                 return self._result(survey, 0)
             if survey.confirmed and self.line.snapshot is not None:
                 await self.line.keep(f"kept/{self.line.snapshot}")

@@ -12,6 +12,7 @@ from sidecar.snapshot.exclude import IGNORE_FILE, Excluder
 from sidecar.snapshot.found import Found
 from sidecar.snapshot.index import Index, Row
 from sidecar.snapshot.manifest import RootRecord
+from sidecar.snapshot.mounts import mount_of
 from sidecar.snapshot.scan import RootKind, Scan, moved, scan_paths, scan_root
 from sidecar.snapshot.stage import Staged, stage
 from sidecar.sync.plan import looks_like_database, lost, mass_deletion
@@ -77,6 +78,13 @@ class Surveyor:
     own: Sequence[str]
     devices: dict[str, int | None]
     _recalled: set[str] = field(default_factory=set)
+    _places: dict[str, str] = field(default_factory=dict)
+    _mounts: dict[str, str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for root in self.roots:
+            self._places[root.name] = os.path.realpath(root.path)
+            self._mounts[root.name] = mount_of(self._places[root.name])
 
     def look(self, how: Look, folder: Path, more: Callable[[], Mapping[str, Iterable[str]]] = dict) -> Survey:
         """Scan and stage into ``folder`` (private, empty). Raises NoRoom. Blocks.
@@ -124,9 +132,12 @@ class Surveyor:
         return seen
 
     def _scan(self, root: Root, hints: Iterable[str] | None) -> Scan:
-        at = os.path.realpath(root.path)
-        excluder = Excluder(at, self.patterns, self.own)
+        at = self._places[root.name]
         device = self.devices.get(root.name)
+        why = self._elsewhere(root, at, device)
+        if why is not None:
+            return Scan(root.name, kind="unreadable", unreadable={root.name: why})
+        excluder = Excluder(at, self.patterns, self.own)
         self._recall(root.name, device)
         names = None if hints is None else set(hints)
         if names is None or IGNORE_FILE in names:
@@ -136,6 +147,15 @@ class Surveyor:
         if device is None:
             self.devices[root.name] = scan.device
         return scan
+
+    def _elsewhere(self, root: Root, at: str, device: int | None) -> str | None:
+        """Why what the root's path leads to now is not what was declared: nobody declared that to be read or sent."""
+        now = os.path.realpath(root.path)
+        if now != at:
+            return f"it leads to {now} now, and led to {at} at the start"
+        if device is not None and os.path.lexists(at) and mount_of(at) != self._mounts[root.name]:
+            return "another volume is mounted there than at the start, or none any more"
+        return None
 
     def _recall(self, name: str, device: int | None) -> None:
         """Numbers of devices mean nothing to another life: what the index says of folders is learnt anew then."""
@@ -232,7 +252,7 @@ class Surveyor:
     def _again(self, without: set[str], folder: Path) -> list[Staged]:
         found: list[Found] = []
         for root in self.roots:
-            at = os.path.realpath(root.path)
+            at = self._places[root.name]
             for row in self.index.under(root.name):
                 e = row.entry
                 if e.path in without or e.kind != "file" or row.stat is None:

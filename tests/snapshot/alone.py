@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.snapshot.stage import NoRoom, Stage, stage
+from sidecar.snapshot.stage import Stage, stage
 from tests.snapshot.disk import Disk, news
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,11 +157,35 @@ def full_staging(base: Path) -> None:
     tmpfs(base / "staging", "1m")
     (disk.root / "small").write_bytes(b"in memory")
     (disk.root / "big").write_bytes(b"x" * 3_000_000)
-    with pytest.raises(NoRoom) as raised:
-        stage_all(disk, base / "staging")
-    assert raised.value.filename == str(base / "staging")
-    (disk.root / "big").unlink()
-    assert [s.source for s in stage_all(disk, base / "staging").staged] == [b"in memory"]
+    done = stage_all(disk, base / "staging")
+    assert [s.source for s in done.staged] == [b"in memory"]  # one file without room never blocks the rest
+    assert "no room to copy its 3,000,000 bytes" in done.unreadable["data/big"]
+    assert list((base / "staging").iterdir()) == []
+
+
+@scenario
+def holes_stay_holes(base: Path) -> None:
+    disk = Disk(base / "w")
+    tmpfs(base / "staging", "8m")
+    with open(disk.root / "sparse", "wb") as out:
+        out.seek(400_000_000)
+        out.write(b"end")
+    done = stage_all(disk, base / "staging")
+    assert [s.entry.size for s in done.staged] == [400_000_003]
+    assert os.stat(next((base / "staging").iterdir())).st_blocks * 512 < 3_000_000
+
+
+@scenario
+def mounted_in_a_files_place(base: Path) -> None:
+    disk = filled(base)
+    before = disk.root / "precious"
+    before.write_text("x")
+    disk.learn()
+    before.unlink()
+    tmpfs(before)
+    for scan in (disk.scan(), disk.hinted("precious")):
+        assert scan.missing == []
+        assert set(scan.unreadable) == {"data/precious"}
 
 
 @scenario
@@ -172,8 +196,7 @@ def database_without_room(base: Path) -> None:
         db = sqlite3.connect(disk.root / f"{mode}.db", isolation_level=None)
         db.execute(f"PRAGMA journal_mode={mode}")
         db.execute("CREATE TABLE t AS SELECT zeroblob(3000000)")
-        with pytest.raises(NoRoom):
-            stage_all(disk, base / "staging")
+        assert set(stage_all(disk, base / "staging").unreadable) == {f"data/{mode}.db"}
         assert list((base / "staging").iterdir()) == []
         db.close()
         (disk.root / f"{mode}.db").unlink()

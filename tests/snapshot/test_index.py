@@ -285,3 +285,33 @@ def test_rows_in_pieces_and_totals(index: Index) -> None:
     assert index.totals("data") == (2500, 7500)
     assert index.totals("data/0001") == (1, 3)
     assert index.totals("nothing") == (0, 0)
+
+
+def test_another_versions_index_and_a_folder_in_its_place_are_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE entries (path TEXT PRIMARY KEY, value TEXT)")
+    other.commit()
+    other.close()
+    index = Index(path)
+    assert index.known() is None
+    index.close()
+    for made in tmp_path.glob("index.db*"):
+        made.unlink()
+    path.mkdir()
+    index = Index(path)
+    assert index.known() is None
+    index.close()
+
+
+def test_a_time_far_beyond_2262_is_kept_as_near_as_64_bits_say(tmp_path: Path) -> None:
+    (tmp_path / "far").write_text("x")
+    os.utime(tmp_path / "far", (13_569_465_600, 13_569_465_600))  # 2400-01-01
+    stat = Stat.of(os.stat(tmp_path / "far"))
+    assert stat.mtime_ns == (1 << 63) - 1
+    index = Index(tmp_path / "index.db")
+    found = Row(entry("data/far"), stat)
+    index.begin(SnapshotId(1, 2), [found], [], {}, [])
+    index.promote("store", "r")
+    assert index.get("data/far") == found
+    index.close()

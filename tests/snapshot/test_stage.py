@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import sqlite3
 import threading
 import time
 import tracemalloc
@@ -374,7 +376,7 @@ def test_what_goes_while_it_is_copied_is_gone(disk: Disk, monkeypatch: pytest.Mo
 # Disks
 
 
-@pytest.mark.parametrize("scenario", ["full_staging", "unreadable_file", "database_without_room"])
+@pytest.mark.parametrize("scenario", ["full_staging", "holes_stay_holes", "unreadable_file", "database_without_room"])
 def test_on_disks_that_fail(scenario: str) -> None:
     run_alone(scenario)
 
@@ -398,3 +400,23 @@ def test_a_clone_is_read_back_from_the_copy(disk: Disk, monkeypatch: pytest.Monk
         size, digest = staging._spool(source.fileno(), disk.base / "copy")
     assert (disk.base / "copy").read_bytes() == at_first
     assert (size, digest) == (len(at_first), hashlib.sha256(at_first).hexdigest())
+
+
+def test_nothing_is_read_through_a_folder_that_became_a_link(disk: Disk) -> None:
+    outside = disk.base / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    (disk.root / "sub").mkdir()
+    (disk.root / "sub" / "secret").write_text("own")
+    db = sqlite3.connect(outside / "db")
+    db.execute("CREATE TABLE t (a)")
+    db.close()
+    shutil.copy(outside / "db", disk.root / "sub" / "db")
+    found = [f for f in disk.scan().changed if f.path != "data"]
+    shutil.rmtree(disk.root / "sub")
+    (disk.root / "sub").symlink_to(outside)  # after the scan, before the copies
+    folder = disk.base / "staging"
+    folder.mkdir()
+    result = stage(found, disk.index, folder)
+    assert set(result.vanished) == {"data/sub/secret", "data/sub/db"}
+    assert all(s.entry.kind == "dir" for s in result.staged)

@@ -873,3 +873,25 @@ def test_the_state_says_what_is_durable_and_what_is_not(base: Path) -> None:
         assert life.state.roots["data"].state == "absent"
 
     live(base, scenario)
+
+
+def test_a_checkpoint_of_nothing_new_still_asks_the_store(base: Path) -> None:
+    """Acknowledged means that it is there: not that it once was, nor that we once held the lease."""
+
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        first = await life.engine.checkpoint()
+        head = await life.store.head()
+        edited = await life.store.commit(head, {"data/a": b"edited"}, [], "by hand")
+        again = await life.engine.checkpoint()
+        assert again.ok
+        assert again.snapshot != first.snapshot
+        taken = held(9, "other")
+        await life.store.commit(
+            await life.store.head(), {LEASE: leases.encode(taken)}, [], "sidecar: lease 9 claimed by other"
+        )
+        last = await life.engine.checkpoint()
+        assert (last.ok, last.code) == (False, "fenced")
+        assert edited != head
+
+    live(base, scenario)

@@ -149,6 +149,7 @@ def test_a_root_that_is_a_link_is_what_it_leads_to(rig: Rig) -> None:
     moved = rig.base / "moved"
     os.rename(rig.root, moved)
     rig.root.symlink_to(moved)
+    rig.surveyor = rig.new_surveyor()
     rig.sync()
     assert paths(rig.manifest()) == {"data", "data/a"}
     (moved / "a").write_text("changed")
@@ -160,6 +161,7 @@ def test_a_single_file_that_is_a_link_is_what_it_leads_to(base: Path) -> None:
     try:
         (rig.base / "real.json").write_text("{}")
         rig.root.symlink_to(rig.base / "real.json")
+        rig.surveyor = rig.new_surveyor()
         assert rig.sync().unreadable == {}
         assert rig.manifest().entries["one.json"].size == 2
         assert rig.restored().read_text() == "{}"
@@ -509,3 +511,16 @@ def test_reassert_puts_every_file_again(rig: Rig) -> None:
     survey = rig.look(Look(reassert=True))
     files = {s.entry.path: s for s in survey.staged if s.entry.kind == "file"}
     assert {p: s.source for p, s in files.items()} == {"data/a": b"a", "data/d/b": b"d/b"}
+
+
+def test_a_root_that_was_replaced_by_a_link_is_not_followed(rig: Rig) -> None:
+    (rig.root / "own").write_text("own")
+    rig.sync()
+    outside = rig.base / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    os.rename(rig.root, rig.base / "aside")
+    rig.root.symlink_to(outside)
+    survey = rig.look()
+    assert (survey.staged, survey.gone) == ([], [])
+    assert "outside" in survey.unreadable["data"]
