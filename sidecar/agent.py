@@ -163,7 +163,7 @@ class Agent:
         self.state.phase = "stopping"
         grace = self.here.settings.shutdown_grace_s
         until = (self.link.orders.until or time.monotonic() + grace) - min(0.5, grace / 20)
-        while self.engine is None and time.monotonic() < until and self._attaching():
+        while self.engine is None and time.monotonic() < until and self._attaching() and self._may_write():
             await asyncio.sleep(0.05)
         if not self.link.main.started.is_set():
             await self.start.give_back()
@@ -179,6 +179,9 @@ class Agent:
             where = f"on branch {branch}, " if branch else ""
             lease = "" if branch else "; lease released"
             log.info(f"last sync: durable {result.snapshot}, {where}{result.changed:,} changed{lease}")
+            if result.troubled:
+                path, why = min(result.troubled.items())
+                log.warning(f"{len(result.troubled):,} entries are not in it as they are on disk: {path!r} is {why}")
         else:
             since = self.state.sync.snapshot or "the start"
             log.error(
@@ -303,9 +306,14 @@ class Agent:
         self._work.append(task)
 
     def _attaching(self) -> bool:
-        return any(not t.done() for t in self._work) and self.state.lease not in ("unleased",)
+        return any(not t.done() for t in self._work)
+
+    def _may_write(self) -> bool:
+        return self.state.lease != "unleased"
 
     def _why_not(self) -> str:
+        if self.state.lease == "unleased":
+            return f"the store could not be written to ({self.start.why_unleased.rstrip('.')})"
         return self.state.sync.error or self.state.recovery_error or "the store could not be reached in time"
 
 

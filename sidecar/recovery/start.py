@@ -105,6 +105,7 @@ class Start:
     def __init__(self, store: Store, index: Index, plan: Plan, state: State, record: Record) -> None:
         self.store, self.index, self.plan, self.state, self.record = store, index, plan, state, record
         self.claimed: Claimed | None = None
+        self.why_unleased = ""
         self._waiting = Waiting(plan.handoff_wait_s)
         self._progress = Progress()
         self._ways_out: dict[str, str] = {}
@@ -322,7 +323,7 @@ class Start:
             self.claimed = taken
             self.state.epoch, self.state.lease = taken.tenure.epoch, "held"
         else:
-            self.state.lease = "unleased"
+            self.state.lease, self.why_unleased = "unleased", taken.why
         self._progress.reached(3)
         return taken
 

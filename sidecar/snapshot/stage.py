@@ -54,6 +54,7 @@ class Stage:
     staged: list[Staged] = field(default_factory=list)
     same: list[Row] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    roomless: set[str] = field(default_factory=set)  # which of those only wait for disk space
     vanished: list[str] = field(default_factory=list)
     stale: dict[str, str] = field(default_factory=dict)
     databases: set[str] = field(default_factory=set)
@@ -139,6 +140,7 @@ def _one(out: Stage, found: Found, index: Index, box: _Box, force: bool) -> None
             _file(out, base, found, old, box, force)
     except _TooLarge as error:
         out.unreadable[found.path] = str(error)
+        out.roomless.add(found.path)
     except OSError as error:
         if error.errno in CHANGED_KIND or (error.errno == errno.EINVAL and found.kind == "symlink"):
             out.vanished.append(found.path)

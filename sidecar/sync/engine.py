@@ -19,7 +19,7 @@ from sidecar.errors import EX_FAILED, SidecarError
 from sidecar.roots import Root
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Index
-from sidecar.snapshot.manifest import LEASE, snapshot_in
+from sidecar.snapshot.manifest import LEASE, root_of, snapshot_in
 from sidecar.snapshot.stage import NoRoom
 from sidecar.state import State
 from sidecar.stores.base import Denied, Refused, Revision, Store, StoreError, Unavailable
@@ -99,6 +99,7 @@ class Engine:
         self._confirming: frozenset[str] = frozenset()  # what was held when the rescan came that may confirm it
         self._refused: set[str] = set()
         self._reassert = False
+        self._roomless: dict[str, str] = {}
         self._from: str | None = None
         self._handing_over = False
         self._failures = 0
@@ -265,8 +266,11 @@ class Engine:
         finally:
             await asyncio.to_thread(_remove, folder)
         if result.ok:
-            self._failures, self._not_before = 0, 0.0
             self._confirming = frozenset()
+        if result.ok and self._roomless:
+            self._short_of_room(first)
+        elif result.ok:
+            self._failures, self._not_before = 0, 0.0
             self.bulletin.good(self._waiting(), self._first or time.monotonic())
         else:
             self._bad(result, dirty, first)
@@ -281,6 +285,7 @@ class Engine:
             self.bulletin.held(survey, self._held)
             self.bulletin.looked(survey)
             self._held = frozenset(survey.held)
+            self._roomless = {path: survey.unreadable[path] for path in survey.roomless if path in survey.unreadable}
             closing = why in ("final", "handoff")
             if not (survey.reason or closing or look.reassert) and self.line.snapshot is not None:
                 if why == "checkpoint" and self.line.branch is None:
@@ -374,6 +379,17 @@ class Engine:
         self._failures += 1
         self._not_before = time.monotonic() + pace.backoff(self._failures, retry_after=result.retry_after)
         self.bulletin.bad(result, self._waiting(), self._first)
+
+    def _short_of_room(self, first: float) -> None:
+        """All is durable but what there was no room to copy: that is tried again, and holds up nothing else."""
+        dirty: dict[str, set[str]] = {}
+        for path in self._roomless:
+            name = root_of(path, (root.name for root in self.options.roots))
+            if name is not None:
+                dirty.setdefault(name, set()).add(path[len(name) + 1 :])
+        path, why = min(self._roomless.items())
+        self._bad(Result(False, error=f"{path!r}: {why}. Free some disk space", code="no-room"), dirty, first)
+        self._not_before = min(self._not_before, time.monotonic() + self.options.max_delay_s)
 
     def _fenced(self) -> None:
         if self.state.lease != "fenced":

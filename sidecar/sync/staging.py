@@ -23,6 +23,7 @@ class Staging:
     same: dict[str, Row] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
+    roomless: set[str] = field(default_factory=set)
     _sights: dict[str, tuple[object, ...] | None] = field(default_factory=dict)
     _passes: int = 0
 
@@ -37,6 +38,7 @@ class Staging:
         for kept in (self.staged, self.same, self.unreadable, self.stale, self._sights):
             for path in kept.keys() - left:
                 del kept[path]
+        self.roomless &= left
         self._passes += 1
         folder = self.folder / str(self._passes)
         folder.mkdir(parents=True)
@@ -45,6 +47,7 @@ class Staging:
         self.same.update((row.entry.path, row) for row in result.same)
         self.unreadable.update(result.unreadable)
         self.stale.update(result.stale)
+        self.roomless |= result.roomless
         self._sights.update((here.path, _sight(here)) for here in fresh if here.path in result.unreadable)
         self._sights.update((row.entry.path, _sight_of(row)) for row in result.same)
         self._sights.update((s.entry.path, _sight_of(s.row)) for s in result.staged)

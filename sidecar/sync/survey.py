@@ -55,6 +55,7 @@ class Survey:
     kinds: dict[str, RootKind] = field(default_factory=dict)
     excluded: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    roomless: frozenset[str] = frozenset()  # the unreadable ones that only wait for disk space
     flagged: dict[str, str] = field(default_factory=dict)  # what the index has that is not as it should be
     totals: dict[str, tuple[int, int]] = field(default_factory=dict)  # root -> durable files, and their bytes
     reason: bool = False
@@ -217,6 +218,7 @@ class Surveyor:
         out = seen.survey
         out.staged = [_marked(s) if s.entry.path in out.unreadable else s for s in staging.staged.values()]
         out.unreadable.update(staging.unreadable)
+        out.roomless = frozenset(staging.roomless)
         out.stale.update(staging.stale)
         if how.reassert:
             with_bytes = {s.entry.path for s in out.staged if s.source is not None or s.entry.kind != "file"}
