@@ -58,10 +58,11 @@ def permission_fix(error: OSError, where: Path) -> str:
     """What the owner of this machine does about it."""
     if error.errno == errno.EROFS:
         return f"{shown(str(where))} is on a read-only file system: mount it read-write or name another folder."
-    nearest = shown(str(next(path for path in (where, *where.parents) if os.path.lexists(path))))
+    # Never a parent of it: chown of "/" or of a shared folder would wreck the image.
+    folder, uid = shown(str(where)), os.geteuid()
     return (
-        f"This process is user {os.geteuid()}: make {nearest} its own (chown -R {os.geteuid()} {nearest}) "
-        "or name a folder that it may write to."
+        f"This process is user {uid}: name a folder that it may write to, or make this one its own, in a Dockerfile"
+        f" before USER: RUN mkdir -p {folder} && chown -R {uid} {folder}"
     )
 
 

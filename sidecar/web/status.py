@@ -34,6 +34,23 @@ _PLAIN_STRINGS = {
 }  # fmt: skip
 
 
+def _detail(state: State) -> str:
+    """The phase in a sentence, which never says that files are kept where they aren't."""
+    if state.phase != "running":
+        return PHASES[state.phase]
+    if state.lease == "unleased":
+        return "The main program runs; NOTHING that it writes is kept: the store can't be written to."
+    if state.lease == "fenced":
+        return "The main program runs; another instance has taken over: what it writes goes to a branch of its own."
+    if state.mode == "orphan":
+        return "The main program runs without its earlier files; what it writes goes to a branch of its own."
+    if not state.persistent:
+        return "The main program runs; its files are kept on this machine only, and are gone with it."
+    if state.sync.error:
+        return "The main program runs; its latest changes are NOT durable yet."
+    return PHASES["running"]
+
+
 def status(state: State, now_mono: float, *, names: bool) -> dict[str, Any]:
     """The body of `/status`; ``now_mono`` is ``time.monotonic()``.
 
@@ -43,7 +60,7 @@ def status(state: State, now_mono: float, *, names: bool) -> dict[str, Any]:
     verdict, codes = judge(state, now_mono)
     return {
         "phase": state.phase,
-        "detail": (state.detail if names else "") or PHASES[state.phase],
+        "detail": (state.detail if names else "") or _detail(state),
         "health": verdict,
         "notes": {code: _sentence(state, code, names) for code in codes},
         "main": {"state": state.main_state, "pid": state.main_pid, "exit": state.main_exit},
