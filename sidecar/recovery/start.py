@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from sidecar import log
 from sidecar.errors import EX_REFUSED, EX_TEMPFAIL, ManifestError, RestoreFailed, SidecarError
 from sidecar.recovery import journal
-from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease, withdraw
+from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease, refusal, withdraw
 from sidecar.recovery.lease import Lease, Me, Tenure
 from sidecar.recovery.origin import Origin, find, way_out
 from sidecar.recovery.record import Record
@@ -314,6 +314,11 @@ class Start:
         if not access.writable:
             return Unleased(access.detail or "the store doesn't let us write")
         least = origin.manifest.snapshot.epoch if origin.manifest else 0
+        me = self.plan.me
+        if found is None and origin.manifest is not None and origin.manifest.space not in (me.space, me.adopt):
+            # Somebody deleted the lease: whose the snapshots are is told by their manifest too.
+            holder = Lease(least, origin.manifest.instance, origin.manifest.space, "released")
+            raise RestoreFailed(refusal(self.store, holder, me), final=True, code=EX_REFUSED)
         if found is None or found.instance != self.plan.me.instance:
             self._asked_for = found
         taken = await claim(self.store, head, found, self.plan.me, least, self._waiting, self._progress.waited)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.stores.folder import FolderStore
 from tests.hub.server import LocalHub
 from tests.journeys import past
 from tests.journeys.space import Space, agent_of, descendants, living
@@ -109,3 +111,38 @@ JOBS: dict[str, Callable[[Path], None]] = {job.__name__: job for job in (hands_o
 @pytest.mark.parametrize("how", JOBS)
 def test_the_old_one(how: str, outcomes: Mapping[str, Future[None]]) -> None:
     outcomes[how].result()
+
+
+def test_without_its_lease_a_store_is_still_not_anybodys(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with living(Space(tmp_path / "one", f"file://{store}", SIDECAR_IDENTITY="production")) as first:
+        first.start("sh", "-c", "mkdir -p disk/data && echo x > disk/data/x")
+        assert first.process is not None
+        assert first.process.wait(30) == 0, first.said()
+
+    async def lose_the_lease() -> None:
+        opened = FolderStore(store)
+        try:
+            await opened.commit(await opened.head(), {}, [".sidecar/lease.json"], "by hand")
+        finally:
+            await opened.close()
+
+    asyncio.run(lose_the_lease())
+    titles = asyncio.run(titles_of(store))
+    with living(Space(tmp_path / "two", f"file://{store}", SIDECAR_IDENTITY="laptop")) as other:
+        other.start("true")
+        assert other.process is not None
+        assert other.process.wait(30) == 69, other.said()
+        assert "SIDECAR_ADOPT=production" in other.said()
+        listed = other.sidecar("snapshots")
+        assert listed.returncode == 0
+
+    assert asyncio.run(titles_of(store)) == titles
+
+
+async def titles_of(store: Path) -> list[str]:
+    opened = FolderStore(store)
+    try:
+        return [commit.title for commit in await opened.history(50)]
+    finally:
+        await opened.close()
