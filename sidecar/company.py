@@ -1,0 +1,68 @@
+"""What goes on beside an agent's story for as long as it lives: signs of life, reminders, main's state."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from sidecar import session
+from sidecar.link import ALIVE_S, Link
+from sidecar.settings import Settings
+from sidecar.state import State
+
+REMIND_S = 3600.0
+
+
+async def beat(state: State, link: Link) -> None:
+    """Tell health checks and the supervisor that the loop turns."""
+    while True:
+        state.loop_beat_mono = time.monotonic()
+        link.say("alive")
+        await asyncio.sleep(ALIVE_S)
+
+
+async def remind(settings: Settings, state: State) -> None:
+    """Say hourly that nothing outlives this machine: whoever looks at a log sees its end."""
+    while True:
+        session.say_not_persisted(settings, state)
+        await asyncio.sleep(REMIND_S)
+
+
+async def follow_main(state: State, link: Link) -> None:
+    """Mirror what the supervisor says of main into the state."""
+    main = link.main
+    await main.started.wait()
+    state.phase = "running" if state.phase == "ready" else state.phase
+    while True:
+        state.main_pid = main.pid
+        state.main_state = "exited" if main.exited is not None else "running"
+        state.main_exit = main.exited
+        state.ready = main.exited is None
+        await asyncio.sleep(0.5)
+
+
+async def first(*events: asyncio.Event) -> None:
+    """Wait until one of ``events`` is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def until_gone(pid: int | None) -> None:
+    """Wait until the process ``pid`` has ended."""
+    while pid is not None and _lives(pid):
+        await asyncio.sleep(0.2)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,129 @@
+"""From what a start allows for to the engine that syncs, and what goes on around it while main lives."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import time
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
+
+from sidecar import log, session
+from sidecar.errors import EX_FAILED
+from sidecar.link import Link
+from sidecar.recovery import start
+from sidecar.recovery.start import Recovered, Start
+from sidecar.session import Session
+from sidecar.sync.engine import Engine
+from sidecar.verbs import AgentVerbs
+
+REGAIN_S = 60.0
+LEASE_YOUNG_S, LEASE_OLD_S = 10.0, 20.0
+YOUNG_S = 600.0
+
+
+class Syncing:
+    """The one engine of a life, as soon as there may be one; until then ``engine`` is None."""
+
+    def __init__(self, here: Session, link: Link, starting: Start) -> None:
+        self.here, self.link, self.state, self.start = here, link, here.state, starting
+        self.verbs = AgentVerbs(self.state)
+        self.engine: Engine | None = None
+        self._work: list[asyncio.Task[Any]] = []
+
+    async def attach(self, recovered: Recovered) -> None:
+        """Make the engine that a finished restore, or a confirmed cold start, allows for."""
+        if recovered.tenure is None:
+            self.beside(self._regain(recovered))
+            return
+        self.link.say("keep", "epoch", recovered.tenure.epoch)
+        engine = await session.engine(self.here, session.base_of(recovered), recovered.tenure, recovered.access.now)
+        await session.ride(self.here, engine, recovered)
+        self._run(engine)
+
+    def go_on_without(self) -> None:
+        """SIDECAR_ON_RESTORE_FAILURE=continue: main runs, and what it writes never touches the main line."""
+        self.state.mode = "orphan"
+        self.state.note("orphan", "recovery failed: what main writes goes to a branch of its own")
+        self.state.recovery = self.here.record.document("continue")
+        log.error(
+            f"recovery failed: {self.state.recovery_error}. SIDECAR_ON_RESTORE_FAILURE=continue: main starts"
+            f" on what is on this disk; what it writes goes to branch orphan/{self.here.plan.me.instance},"
+            " nothing of it to the main line"
+        )
+        self.link.say("keep", "mode", "orphan")
+        self.beside(self._orphaned())
+
+    def reattach(self, orphan: bool) -> None:
+        """Go on where the agent before this one ended."""
+        if orphan:
+            self.state.mode = "orphan"
+        self.beside(self._orphaned() if orphan else self._reattached())
+
+    def beside(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run ``work`` until the end of this life; a fault in it ends the agent, which is then started anew."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(_complain)
+        self._work.append(task)
+
+    async def wait(self, until: float) -> None:
+        """Until there is an engine, or none can come; at most until ``until`` (monotonic)."""
+        while self.engine is None and time.monotonic() < until and any(not t.done() for t in self._work):
+            if self.state.lease == "unleased":
+                return
+            await asyncio.sleep(0.05)
+
+    def why_not(self) -> str:
+        """Why there is no engine."""
+        if self.state.lease == "unleased":
+            return f"the store could not be written to ({self.start.why_unleased.rstrip('.')})"
+        return self.state.sync.error or self.state.recovery_error or "the store could not be reached in time"
+
+    def end(self) -> None:
+        for task in self._work:
+            task.cancel()
+
+    def _run(self, engine: Engine) -> None:
+        self.engine = self.verbs.engine = engine
+        self.beside(self._sync_once_main_runs(engine))
+        self.beside(self._heed_lease(engine))
+
+    async def _sync_once_main_runs(self, engine: Engine) -> None:
+        await self.link.main.started.wait()
+        gc.collect()
+        await engine.run()
+
+    async def _regain(self, recovered: Recovered) -> None:
+        """Unleased: try again until the store lets us, as long as its head is still what was restored."""
+        while self.engine is None:
+            await asyncio.sleep(REGAIN_S)
+            taken = await start.regain(self.here.store, recovered, self.here.plan.me)
+            if taken is not None:
+                log.info(f"the lease is ours now (epoch {taken.tenure.epoch}): what main wrote is synced")
+                self.state.lease, self.state.epoch = "held", taken.tenure.epoch
+                self.state.clear("unleased")
+                base = session.base_of(replace(recovered, head=taken.revision))
+                self._run(await session.engine(self.here, base, taken.tenure, None))
+
+    async def _orphaned(self) -> None:
+        await self.start.give_back()
+        self._run(await session.orphan_engine(self.here))
+
+    async def _reattached(self) -> None:
+        self._run(await session.reattached_engine(self.here))
+
+    async def _heed_lease(self, engine: Engine) -> None:
+        """Look whether somebody asks for the lease, or has taken it."""
+        began = time.monotonic()
+        while engine.tenure is not None and self.state.lease == "held":
+            await asyncio.sleep(LEASE_YOUNG_S if time.monotonic() - began < YOUNG_S else LEASE_OLD_S)
+            await engine.heed_lease()
+
+
+def _complain(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error(f"{type(error).__name__}: {error}. The agent ends; its supervisor starts it again")
+        log.debug("traceback", exc_info=error)
+        os._exit(EX_FAILED)
