@@ -143,6 +143,8 @@ class Index:
                 "CREATE INDEX IF NOT EXISTS by_parent ON entries (parent);"
                 "CREATE INDEX IF NOT EXISTS by_flag ON entries (flag) WHERE flag!='';"
                 "CREATE TABLE IF NOT EXISTS gone (path BLOB PRIMARY KEY) WITHOUT ROWID;"
+                "CREATE TABLE IF NOT EXISTS shipped (path BLOB PRIMARY KEY, sha TEXT NOT NULL) WITHOUT ROWID;"
+                "CREATE TABLE IF NOT EXISTS tombstones (path BLOB PRIMARY KEY, sha TEXT NOT NULL) WITHOUT ROWID;"
             )
             row = db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
             if row is not None and row[0] != str(SCHEMA):
@@ -184,12 +186,14 @@ class Index:
             return None
         return Known(store, SnapshotId.parse(snapshot), revision)
 
-    def forget(self) -> None:
-        """Believe nothing of this index from now on; survives a crash."""
+    def forget(self, brought: Mapping[str, str] | None = None) -> None:
+        """Believe nothing of this index from now on, but for what the image ``brought``; survives a crash."""
         with self._lock, self._transaction():
-            for table in ("entries", "pending", "gone", "bundles", "meta"):
+            for table in ("entries", "pending", "gone", "bundles", "shipped", "tombstones", "meta"):
                 self._db.execute(f"DELETE FROM {table}")
             self._set("schema", str(SCHEMA))
+            if brought is not None:
+                self._brought(brought)
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
@@ -211,8 +215,16 @@ class Index:
         self._set("snapshot", str(known.snapshot))
         self._set("revision", known.revision)
         self._set("roots", json.dumps([[r.name, r.path, r.kind, r.layout] for r in manifest.roots]))
-        self._set("shipped", json.dumps(dict(manifest.shipped)))
-        self._set("tombstones", json.dumps(dict(manifest.tombstones)))
+        self._fill("shipped", manifest.shipped)
+        self._fill("tombstones", manifest.tombstones)
+
+    def _fill(self, table: str, hashes: Mapping[str, str]) -> None:
+        self._db.execute(f"DELETE FROM {table}")
+        self._put(table, hashes)
+
+    def _put(self, table: str, hashes: Mapping[str, str]) -> None:
+        rows = ((os.fsencode(path), sha) for path, sha in hashes.items())
+        self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?,?)", rows)
 
     def begin(
         self,
@@ -221,8 +233,16 @@ class Index:
         gone: Iterable[str],
         bundles: Mapping[str, int],
         roots: Iterable[RootRecord],
+        buried: Mapping[str, str] | None = None,
+        risen: Iterable[str] = (),
+        *,
+        looked: bool = False,
     ) -> None:
-        """Note what snapshot ``snapshot`` will change, before it is committed."""
+        """Note what snapshot ``snapshot`` will change, before it is committed.
+
+        ``buried`` are shipped paths that are deleted now, with what was shipped; ``risen`` are back again.
+        ``looked`` says that ``unlooked`` is settled by it.
+        """
         with self._lock, self._transaction():
             self._db.execute("DELETE FROM pending")
             self._db.execute("DELETE FROM gone")
@@ -231,6 +251,7 @@ class Index:
             self._set("pending", str(snapshot))
             self._set("pending_bundles", json.dumps(dict(bundles)))
             self._set("pending_roots", json.dumps([[r.name, r.path, r.kind, r.layout] for r in roots]))
+            self._set("pending_tombstones", json.dumps([dict(buried or {}), list(risen), looked]))
 
     def pending(self) -> SnapshotId | None:
         """The snapshot that was being committed when this index was last used, if its outcome is not known."""
@@ -250,6 +271,11 @@ class Index:
             self._set("snapshot", self._meta("pending"))
             self._set("revision", revision)
             self._set("roots", self._meta("pending_roots"))
+            buried, risen, looked = json.loads(self._meta("pending_tombstones") or "[{},[],false]")
+            self._put("tombstones", buried)
+            self._db.executemany("DELETE FROM tombstones WHERE path=?", ((os.fsencode(p),) for p in risen))
+            if looked:
+                self._set("unlooked", None)
             self._drop_pending()
 
     def discard(self) -> None:
@@ -260,7 +286,7 @@ class Index:
     def _drop_pending(self) -> None:
         self._db.execute("DELETE FROM pending")
         self._db.execute("DELETE FROM gone")
-        for key in ("pending", "pending_bundles", "pending_roots"):
+        for key in ("pending", "pending_bundles", "pending_roots", "pending_tombstones"):
             self._set(key, None)
 
     def moved(self, revision: str) -> None:
@@ -360,12 +386,55 @@ class Index:
             return [RootRecord(*r) for r in json.loads(self._meta("roots") or "[]")]
 
     def shipped(self) -> dict[str, str]:
-        with self._lock:
-            return dict(json.loads(self._meta("shipped") or "{}"))
+        """What the image brought: path -> sha256, of a link or a folder as ``manifest.fingerprint`` has it."""
+        return self._hashes("shipped")
 
     def tombstones(self) -> dict[str, str]:
+        """The shipped paths that main deleted, with what was shipped."""
+        return self._hashes("tombstones")
+
+    def _hashes(self, table: str) -> dict[str, str]:
         with self._lock:
-            return dict(json.loads(self._meta("tombstones") or "{}"))
+            return {os.fsdecode(path): sha for path, sha in self._db.execute(f"SELECT path, sha FROM {table}")}
+
+    def shipped_among(self, paths: Iterable[str]) -> dict[str, str]:
+        """Those of ``paths`` that the image brought."""
+        return self._among("shipped", paths)
+
+    def buried_among(self, paths: Iterable[str]) -> dict[str, str]:
+        """Those of ``paths`` that have a tombstone."""
+        return self._among("tombstones", paths)
+
+    def _among(self, table: str, paths: Iterable[str]) -> dict[str, str]:
+        out = {}
+        with self._lock:
+            if self._db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is None:
+                return {}
+            for path in paths:
+                row = self._db.execute(f"SELECT sha FROM {table} WHERE path=?", (os.fsencode(path),)).fetchone()
+                if row is not None:
+                    out[path] = row[0]
+        return out
+
+    def brought(self) -> dict[str, str] | None:
+        """What ``note_brought`` noted of this disk, as long as no snapshot was restored to it; else None."""
+        with self._lock:
+            return self.shipped() if self.known() is None and self._meta("brought") is not None else None
+
+    def note_brought(self, hashes: Mapping[str, str]) -> None:
+        """This disk is fresh: ``hashes`` is all that lay in the roots before anything of ours or main's did."""
+        with self._lock, self._transaction():
+            self._brought(hashes)
+
+    def _brought(self, hashes: Mapping[str, str]) -> None:
+        self._fill("shipped", hashes)
+        self._set("brought", "1")
+        self._set("unlooked", "1")
+
+    def unlooked(self) -> bool:
+        """Whether main may have deleted a shipped path before any snapshot had it: no row would tell."""
+        with self._lock:
+            return self._meta("unlooked") is not None
 
 
 class _Transaction:

@@ -7,9 +7,11 @@ Paths are ``<root name>/<relative path>`` (a single-file root is just
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Literal
 
 from sidecar.errors import ManifestError
@@ -97,12 +99,23 @@ class Manifest:
     roots: tuple[RootRecord, ...]
     entries: Mapping[str, Entry]
     bundles: Mapping[str, int] = field(default_factory=dict)  # sha256 -> size in bytes
-    shipped: Mapping[str, str] = field(default_factory=dict)  # path -> sha256 that the image brought
-    tombstones: Mapping[str, str] = field(default_factory=dict)  # shipped path that main deleted -> sha256
+    shipped: Mapping[str, str] = field(default_factory=dict)  # path -> fingerprint of what the image brought
+    tombstones: Mapping[str, str] = field(default_factory=dict)  # shipped path that main deleted -> the same
 
     def root_of(self, path: str) -> str | None:
         """The name of the root that ``path`` belongs to."""
         return root_of(path, [r.name for r in self.roots])
+
+
+FOLDER = sha256(b"folder").hexdigest()
+"""The fingerprint of every folder."""
+
+
+def fingerprint(kind: Kind, content: str, target: str) -> str:
+    """What shipped paths and tombstones know an entry by: a file's sha256 (``content``), a link's of its target."""
+    if kind == "dir":
+        return FOLDER
+    return content if kind == "file" else sha256(b"link\0" + os.fsencode(target)).hexdigest()
 
 
 def root_of(path: str, names: Iterable[str]) -> str | None:
