@@ -257,12 +257,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("interrupted")
         return EX_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has enough of it; the interpreter's own flush must not fail either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()  # whoever read our output has enough of it
         return EX_PIPE
     except OSError as error:
         log.error(f"{error.strerror or error}{f': {error.filename!r}' if error.filename else ''}")
+        _close_stdout()
         return EX_FAILED
+
+
+def _close_stdout() -> None:
+    """The interpreter's own flush at its end must not fail as ours did: it would make another exit code of it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _call(args: argparse.Namespace) -> int:
