@@ -44,6 +44,7 @@ def scan_root(name: str, path: str, index: Index, excluder: Excluder, device: in
     if look.root(device):
         look.walk("")
         look.orphans()
+    look.keep_covered()
     return look.out
 
 
@@ -59,6 +60,7 @@ def scan_paths(
         else:
             for relative in sorted(set(relatives)):
                 look.hint(relative)
+    look.keep_covered()
     return look.out
 
 
@@ -86,7 +88,10 @@ def _absent(path: str, device: int | None) -> str | None:
 
 @dataclass(slots=True)
 class _Look:
-    """One look at one root. ``closed`` are paths below which nothing is left to look at, ``open`` known folders."""
+    """One look at one root. ``closed`` are paths below which nothing is left to look at, ``open`` known folders.
+
+    ``covered`` are folders that miss entries and are on another device than the one that had these.
+    """
 
     out: Scan
     name: str
@@ -95,6 +100,7 @@ class _Look:
     excluder: Excluder
     closed: set[str] = field(default_factory=set)
     open: set[str] = field(default_factory=set)
+    covered: set[str] = field(default_factory=set)
 
     def root(self, device: int | None) -> bool:
         """Compare the root itself; whether it is a folder that is to be looked into."""
@@ -105,7 +111,7 @@ class _Look:
             why = _absent(self.top, device)
             if why is None:
                 out.kind = "absent"
-                out.missing.extend(r.entry.path for r in self.index.under(name))
+                out.missing.extend(r.entry.path for r in self.index.under(name) if not self._hidden(r))
                 return False
             return self._no_root(why)
         except OSError as error:
@@ -124,6 +130,12 @@ class _Look:
         self.out.kind = "unreadable"
         self.out.unreadable[self.name] = why
         return False
+
+    def keep_covered(self) -> None:
+        """Learn no new place of a covered folder: the next look would take what it misses for deleted."""
+        if self.covered:
+            self.out.touched = [f for f in self.out.touched if f.path not in self.covered]
+            self.out.changed = [f for f in self.out.changed if f.path not in self.covered]
 
     def walk(self, top: str) -> None:
         """Compare all that lies in the folder ``top``; the folder itself was compared before."""
@@ -278,7 +290,8 @@ class _Look:
             self.out.excluded += 1  # newly excluded: carried forward until `sidecar forget`
             return False
         if covered:
-            self.out.unreadable[path] = "its folder is on another device than before"
+            self.covered.add(path.rpartition("/")[0])
+            self.out.unreadable[path] = "its folder is on another device than before (a volume went away?)"
             return False
         try:
             status = os.lstat(self._at(below))
@@ -293,10 +306,14 @@ class _Look:
             self._item(below, status, rows[0] if rows[0].entry.path == path else None, None)
             return st.S_ISDIR(status.st_mode)
         for row in self.index.under(path) if is_dir else rows:
-            e = row.entry
-            if not is_dir or not self.excluder.hides(e.path[len(self.name) + 1 :], e.kind == "dir"):
-                self.out.missing.append(e.path)
+            if not is_dir or not self._hidden(row):
+                self.out.missing.append(row.entry.path)
         return False
+
+    def _hidden(self, row: Row) -> bool:
+        """Whether an entry is excluded now: it is carried forward until `sidecar forget`."""
+        relative = row.entry.path[len(self.name) + 1 :]
+        return bool(relative) and self.excluder.hides(relative, row.entry.kind == "dir")
 
     def _covered(self, path: str, device: int) -> bool:
         """Whether the folder at ``path`` was on another device: something was mounted over it, or went away."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,9 +90,9 @@ class Bulletin:
         sync.pending = pending
         sync.pending_since_mono = (sync.pending_since_mono or first) if pending else None
 
-    def held(self, survey: Survey, before: frozenset[str]) -> None:
+    def held(self, survey: Survey, before: Collection[str]) -> None:
         """Which roots' mass deletions are held back now; ``before`` are those of the last look."""
-        for name in set(survey.held) - before:
+        for name in set(survey.held) - set(before):
             log.warning(
                 f"{survey.held[name]:,} entries of root {name!r} are gone at once: that looks like a fault, so the"
                 " store keeps them until the next rescan sees it again, or a checkpoint confirms it"

@@ -95,8 +95,8 @@ class Engine:
         self._watcher = Watcher([r.path for r in options.roots], self._hints, self._ignored)
         self._dirty: dict[str, set[str]] | None = {}  # root -> paths; None: everything
         self._first = self._last = 0.0
-        self._held: frozenset[str] = frozenset()
-        self._confirming: frozenset[str] = frozenset()  # what was held when the rescan came that may confirm it
+        self._held: dict[str, int] = {}
+        self._confirming: dict[str, int] = {}  # what was held when the rescan came that may confirm it
         self._refused: set[str] = set()
         self._reassert = False
         self._roomless: dict[str, str] = {}
@@ -238,7 +238,7 @@ class Engine:
         look = Look(
             hints,
             # Not just any look at everything: a sync that is tried again looks anew within a second.
-            confirm_held=self._confirming if full and why == "automatic" else frozenset(),
+            confirm_held=self._confirming if full and why == "automatic" else {},
             confirm_present=why == "checkpoint" and self.state.main_state == "running",
             reassert=self._reassert,
             still=why == "final",
@@ -266,7 +266,7 @@ class Engine:
         finally:
             await asyncio.to_thread(_remove, folder)
         if result.ok:
-            self._confirming = frozenset()
+            self._confirming = {}
         if result.ok and self._roomless:
             self._short_of_room(first)
         elif result.ok:
@@ -282,9 +282,9 @@ class Engine:
         while edits < EDITS:
             await asyncio.to_thread(_fresh, folder)
             survey = await asyncio.to_thread(self.surveyor.look, look, folder, self._more)
-            self.bulletin.held(survey, self._held)
+            self.bulletin.held(survey, self._held.keys())
             self.bulletin.looked(survey)
-            self._held = frozenset(survey.held)
+            self._held = dict(survey.held)
             self._roomless = {path: survey.unreadable[path] for path in survey.roomless if path in survey.unreadable}
             closing = why in ("final", "handoff")
             if not (survey.reason or closing or look.reassert) and self.line.snapshot is not None:

@@ -11,7 +11,7 @@ from sidecar.roots import Root
 from sidecar.snapshot.exclude import IGNORE_FILE, Excluder
 from sidecar.snapshot.found import Found
 from sidecar.snapshot.index import Index, Row
-from sidecar.snapshot.manifest import RootRecord
+from sidecar.snapshot.manifest import RootRecord, root_of
 from sidecar.snapshot.mounts import mount_of
 from sidecar.snapshot.scan import RootKind, Scan, moved, scan_paths, scan_root
 from sidecar.snapshot.stage import Staged, stage
@@ -19,6 +19,9 @@ from sidecar.sync.plan import looks_like_database, lost, mass_deletion
 from sidecar.sync.staging import Staging
 
 Hints = Mapping[str, Iterable[str] | None] | None
+FEW = 2000
+"""Up to so many files of a root are looked at one by one where that tells more than their number."""
+
 LOOKS = 3
 """How often what moves is staged anew before it goes in as ``unsettled``."""
 
@@ -28,17 +31,20 @@ class Look:
     """How to look: at ``hints`` or at everything; and what may be believed.
 
     ``hints`` are, for each root that is looked at, the paths below it that may have changed, or None for all of it.
-    ``confirm_held`` are roots whose mass deletion an earlier look saw and this one may confirm; ``confirm_present``
-    lets any mass deletion through in a root that is there and readable (a checkpoint: the app says that it means it).
+    ``confirm_held`` are roots whose mass deletion an earlier look saw and this one may confirm, each with how many
+    entries that look missed: where more are missing now, this look is the first to see it. ``confirm_present`` lets
+    any mass deletion through in a root that is there and readable (a checkpoint: the app says that it means it).
+    ``forget`` is a root, or a path of one, of which what is only carried forward goes.
     ``reassert`` puts every file again, after somebody else changed the store's copies. ``still`` is said where nobody
     writes any more: then nothing is looked at twice.
     """
 
     hints: Hints = None
-    confirm_held: frozenset[str] = frozenset()
+    confirm_held: Mapping[str, int] = field(default_factory=dict)
     confirm_present: bool = False
     reassert: bool = False
     still: bool = False
+    forget: str = ""
 
 
 @dataclass(slots=True)
@@ -49,6 +55,7 @@ class Survey:
     gone: list[Row] = field(default_factory=list)
     roots: list[RootRecord] = field(default_factory=list)
     held: dict[str, int] = field(default_factory=dict)  # root -> entries whose deletion is held back
+    forgotten: frozenset[str] = frozenset()  # of those that go: let go of, and on the disk perhaps as ever
     confirmed: set[str] = field(default_factory=set)  # roots whose mass deletion goes through: keep what was before
     unreadable: dict[str, str] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
@@ -81,6 +88,7 @@ class Surveyor:
     _recalled: set[str] = field(default_factory=set)
     _places: dict[str, str] = field(default_factory=dict)
     _mounts: dict[str, str | None] = field(default_factory=dict)
+    _excluders: dict[str, Excluder] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for root in self.roots:
@@ -107,6 +115,7 @@ class Surveyor:
             seen = again
             if not staging.add(again.changed):
                 break
+        self._forget(seen.survey, how.forget)
         self._finish(seen, how, staging, folder)
         out = seen.survey
         out.flagged = {row.entry.path: row.entry.flag for row in self.index.flagged()}
@@ -138,7 +147,7 @@ class Surveyor:
         why = self._elsewhere(root, at, device)
         if why is not None:
             return Scan(root.name, kind="unreadable", unreadable={root.name: why})
-        excluder = Excluder(at, self.patterns, self.own)
+        excluder = self._excluders[root.name] = Excluder(at, self.patterns, self.own)
         self._recall(root.name, device)
         names = None if hints is None else set(hints)
         if names is None or IGNORE_FILE in names:
@@ -177,10 +186,11 @@ class Surveyor:
         kind = scan.kind if scan.kind != "unreadable" else kind_before
         gone = [row for path in dict.fromkeys(scan.missing) if (row := self.index.get(path)) is not None]
         files = lost(gone, (f for f in scan.changed if self.index.get(f.path) is None)) if gone else 0
-        sure = root.name in how.confirm_held or (how.confirm_present and scan.kind in ("dir", "file"))
+        seen_before = how.confirm_held.get(root.name, 0)
+        present = how.confirm_present and scan.kind in ("dir", "file")
         emptied = self._emptied(root.name, scan)
-        if mass_deletion(self.index.totals(root.name)[0], files, scan.kind, kind_before):
-            if sure:
+        if files and mass_deletion(self._visible(root.name), files, scan.kind, kind_before):
+            if present or files <= seen_before:
                 out.confirmed.add(root.name)
             else:
                 out.held[root.name] = files
@@ -188,7 +198,7 @@ class Surveyor:
                 # What stays in the manifest needs its folders there: nothing that isn't one may take their place.
                 scan.changed = [f for f in scan.changed if f.kind == "dir" or len(self.index.under(f.path)) < 2]
         elif emptied is not None:
-            if sure:
+            if present or seen_before:
                 out.confirmed.add(root.name)
             else:
                 out.held[root.name] = 1
@@ -197,6 +207,37 @@ class Surveyor:
         # One that was never there and isn't now is no reason for a commit.
         if was is not None or kind != "absent":
             out.roots.append(RootRecord(root.name, root.path, kind, root.layout))
+
+    def _visible(self, name: str) -> int:
+        """How many files the last snapshot has of a root, less those of a small root that are excluded since."""
+        files = self.index.totals(name)[0]
+        excluder = self._excluders.get(name)
+        if excluder is None or files > FEW:
+            return files
+        return files - sum(1 for row in forgettable(self.index.under(name), name, excluder) if row.entry.kind != "dir")
+
+    def forgettable(self, name: str) -> list[Row]:
+        """The entries at or under ``name`` that are only carried forward: of no declared root, or excluded. Blocks."""
+        rows = self.index.under(name)
+        out = [row for row in rows if root_of(row.entry.path, (r.name for r in self.roots)) is None]
+        for root in self.roots:
+            below = [row for row in rows if root_of(row.entry.path, [root.name]) is not None]
+            if below:
+                excluder = Excluder(self._places[root.name], self.patterns, self.own)
+                out.extend(forgettable(below, root.name, excluder))
+        return out
+
+    def _forget(self, out: Survey, name: str) -> None:
+        if not name:
+            return
+        known = {row.entry.path for row in out.gone}
+        let_go = [row for row in self.forgettable(name) if row.entry.path not in known]
+        out.gone.extend(let_go)
+        out.forgotten = frozenset(row.entry.path for row in let_go)
+        declared = {root.name for root in self.roots}
+        stay = [r for r in out.roots if r.name in declared or root_of(r.name, [name]) is None]
+        out.reason = out.reason or len(stay) < len(out.roots)
+        out.roots = stay
 
     def _emptied(self, name: str, scan: Scan) -> Found | None:
         """A single file, or a root's only database, that lost all of its bytes."""
@@ -222,6 +263,7 @@ class Surveyor:
         out.stale.update(staging.stale)
         if how.reassert:
             with_bytes = {s.entry.path for s in out.staged if s.source is not None or s.entry.kind != "file"}
+            with_bytes.update(row.entry.path for row in out.gone)
             again = {s.entry.path: s for s in self._again(with_bytes, folder)}
             out.staged = [again.pop(s.entry.path, s) for s in out.staged] + list(again.values())
         news = bool(out.gone) or any(self._news(s) for s in out.staged)
@@ -263,6 +305,15 @@ class Surveyor:
         again = folder / "again"
         again.mkdir(parents=True)
         return stage(found, self.index, again, force=True).staged
+
+
+def forgettable(rows: Iterable[Row], root: str, excluder: Excluder) -> list[Row]:
+    """Those of a declared root's entries that are excluded now: a sync carries them forward for ever."""
+    return [
+        row
+        for row in rows
+        if (relative := row.entry.path[len(root) + 1 :]) and excluder.hides(relative, row.entry.kind == "dir")
+    ]
 
 
 def _marked(staged: Staged) -> Staged:

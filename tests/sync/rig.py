@@ -60,7 +60,7 @@ class Rig:
         self.roots = [Root(n, str(self.base / "disk" / n), self.layout) for n in self.names]  # type: ignore[arg-type]
         for root in self.roots:
             if "." not in root.name:
-                os.mkdir(root.path)
+                os.makedirs(root.path)
         self.index = Index(self.base / "state" / "index.db")
         self.surveyor = self.new_surveyor()
         self.with_store(lambda store: store.check(create=True))

@@ -51,7 +51,7 @@ def idle(survey: Survey) -> bool:
     return not survey.reason and not survey.gone and not survey.held
 
 
-CONFIRM = Look(confirm_held=frozenset({"data"}))
+CONFIRM = Look(confirm_held={"data": 30})
 PRESENT = Look(confirm_present=True)
 
 
@@ -186,6 +186,75 @@ def test_what_is_no_longer_declared_is_carried_forward(base: Path) -> None:
         rig.close()
 
 
+# What is let go of
+
+
+def test_what_is_newly_excluded_is_carried_forward_until_it_is_forgotten(rig: Rig) -> None:
+    fill(rig.root, "a", "cache/1", "cache/sub/2", "x.log", "more/y.log")
+    rig.sync()
+    rig.patterns = ["cache/", "*.log"]
+    rig.surveyor = rig.new_surveyor()
+    (rig.root / "cache/1").write_text("changed")
+    shutil.rmtree(rig.root / "cache/sub")
+    survey = rig.sync()
+    assert (survey.reason, survey.gone, survey.unreadable) == (False, [], {})
+    hidden = {"data/cache", "data/cache/1", "data/cache/sub", "data/cache/sub/2", "data/x.log", "data/more/y.log"}
+    assert {r.entry.path for r in rig.surveyor.forgettable("data")} == hidden
+    assert {r.entry.path for r in rig.surveyor.forgettable("data/more")} == {"data/more/y.log"}
+    assert rig.surveyor.forgettable("data/a") == []
+    assert rig.surveyor.forgettable("dat") == []
+    before = rig.head
+    survey = rig.sync(Look(forget="data/cache"))
+    assert survey.forgotten == {p for p in hidden if p.startswith("data/cache")}
+    assert paths(rig.manifest()) == {"data", "data/a", "data/more", "data/x.log", "data/more/y.log"}
+    assert rig.mirrored() == {"data/a", "data/x.log", "data/more/y.log"}
+    assert (rig.restored(before) / "cache/1").read_text() == "cache/1", "history still has it"
+    assert idle(rig.sync())
+    assert idle(rig.sync(Look(forget="data/cache"))), "nothing of it is left"
+    rig.sync(Look(forget="data", reassert=True))
+    assert paths(rig.manifest()) == {"data", "data/a", "data/more"}
+
+
+def test_a_root_that_is_not_declared_any_more_goes_when_it_is_forgotten(base: Path) -> None:
+    rig = Rig(base, ("data", "more", "a/b", "a/c"))
+    try:
+        for root in rig.roots:
+            fill(Path(root.path), "x", "d/y")
+        rig.sync()
+        rig.roots = [r for r in rig.roots if r.name in ("data", "a/b")]
+        rig.surveyor = rig.new_surveyor()
+        assert rig.surveyor.forgettable("data") == []
+        rig.sync(Look({}, forget="more/d"))
+        assert {"more", "more/x"} == {p for p in paths(rig.manifest()) if p.startswith("more")}
+        rig.sync(Look({}, forget="more"))
+        assert [r.name for r in rig.manifest().roots] == ["data", "a/b", "a/c"]
+        rig.sync(Look(forget="a"))
+        assert [r.name for r in rig.manifest().roots] == ["data", "a/b"], "what is declared stays"
+        assert {"a/b/x", "a/b/d/y"} <= paths(rig.manifest())
+        assert not {p for p in paths(rig.manifest()) if p.startswith(("more", "a/c"))}
+        assert {p.partition("/")[0] for p in rig.mirrored()} == {"data", "a"}
+    finally:
+        rig.close()
+
+
+def test_what_is_excluded_outlives_its_root_and_its_folder(rig: Rig) -> None:
+    fill(rig.root, "keep/deep/x.log", "keep/other", *FEW)
+    rig.sync()
+    rig.patterns = ["*.log"]
+    rig.surveyor = rig.new_surveyor()
+    shutil.rmtree(rig.root / "keep")
+    rig.sync()
+    kept = {"data/keep/deep/x.log"}
+    assert paths(rig.manifest()) == {"data", *kept, *(f"data/{n}" for n in FEW)}
+    shutil.rmtree(rig.root)
+    assert rig.sync().held == {"data": 3}
+    rig.sync(CONFIRM)
+    assert paths(rig.manifest()) == kept
+    assert (rig.restored() / "keep/deep/x.log").read_text() == "keep/deep/x.log"
+    rig.sync(Look(forget="data/keep"))
+    assert paths(rig.manifest()) == set()
+
+
 # Mass deletions
 
 FEW = [str(n) for n in range(3)]
@@ -222,6 +291,31 @@ def test_what_else_changed_is_committed_meanwhile(rig: Rig) -> None:
     fill(rig.root, *MANY)  # they come back: a volume that was away
     assert rig.sync().held == {}
     assert idle(rig.sync())
+
+
+def test_a_rescan_confirms_only_what_an_earlier_look_saw(rig: Rig) -> None:
+    fill(rig.root, *MANY, "a", "b")
+    rig.sync()
+    for name in MANY[:20]:
+        (rig.root / name).unlink()
+    held = rig.sync().held
+    assert held == {"data": 20}
+    shutil.rmtree(rig.root / "d")  # and now something else happens
+    survey = rig.sync(Look(confirm_held=held))
+    assert (survey.held, survey.confirmed, survey.gone) == ({"data": 30}, set(), [])
+    fill(rig.root, *MANY[:5])  # a part comes back
+    survey = rig.sync(Look(confirm_held=survey.held))
+    assert (survey.held, survey.confirmed, len(survey.gone)) == ({}, {"data"}, 25)
+
+
+def test_what_is_excluded_is_not_what_keeps_a_root_from_being_empty(rig: Rig) -> None:
+    fill(rig.root, *FEW, *(f"cache/{n}" for n in range(20)))
+    rig.sync()
+    rig.patterns = ["cache/"]
+    rig.surveyor = rig.new_surveyor()
+    for name in FEW:
+        (rig.root / name).unlink()
+    assert rig.sync().held == {"data": 3}
 
 
 def test_a_checkpoint_confirms_in_a_root_that_is_there_only(rig: Rig) -> None:
@@ -359,6 +453,26 @@ def test_another_number_for_the_device_says_nothing_of_what_is_deleted(rig: Rig)
     survey = rig.sync()
     assert survey.unreadable == {}
     assert [r.entry.path for r in survey.gone] == ["data/d/b"]
+
+
+def test_a_volume_below_a_root_that_goes_away_stays_in_the_snapshot(rig: Rig) -> None:
+    """Look after look: what the folder is now must not become what it was."""
+    fill(rig.root, *MANY, "vol/a", "vol/sub/b")
+    (rig.root / "vol").chmod(0o755)
+    rig.sync()
+    for row in rig.index.under("data/vol"):
+        assert row.stat is not None
+        rig.index.touch([replace(row, stat=replace(row.stat, dev=row.stat.dev + 1))])
+    shutil.rmtree(rig.root / "vol")
+    (rig.root / "vol").mkdir(mode=0o700)
+    for hints in (None, {"data": {"vol/a", "vol/sub"}}, {"data": {"vol"}}, None):
+        fill(rig.root, "new")
+        (rig.root / "new").write_text(repr(hints))
+        survey = rig.sync(Look(hints))
+        assert survey.gone == []
+        assert set(survey.unreadable) <= {"data/vol/a", "data/vol/sub", "data/vol/sub/b"}
+        assert survey.unreadable
+        assert (rig.restored() / "vol/sub/b").read_text() == "vol/sub/b"
 
 
 # A folder that is written as a unit
