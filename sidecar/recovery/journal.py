@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sidecar.recovery.redo import Applied, Journal, apply, clear, seal_tops
 from sidecar.recovery.tree import Tick
 from sidecar.snapshot import codec
 from sidecar.snapshot.index import Index, Known
-from sidecar.snapshot.manifest import Manifest, SnapshotId
+from sidecar.snapshot.manifest import Manifest, Shard, Sharding, SnapshotId
 
 FORMAT = 1
 NAME = "restore-journal.jsonl"
@@ -55,7 +55,7 @@ def is_open(state_dir: Path) -> bool:
 
 def write(state_dir: Path, journal: Journal, manifest: Manifest) -> None:
     """From here on the restore will be finished, by this process or a later one."""
-    _replace(state_dir / MANIFEST, [codec.encode(manifest)])
+    _replace(state_dir / MANIFEST, [codec.encode(manifest), _line(_parts(manifest.sharding))])
     head = {
         "format": FORMAT,
         **{f.name: getattr(journal, f.name) for f in fields(journal) if f.name not in ("places", "ops")},
@@ -145,10 +145,27 @@ def finish_journal(state_dir: Path, index: Index | None = None, *, tick: Tick = 
     return JournalOutcome(True, *known, (), applied.blocked)
 
 
+def _parts(sharding: Sharding | None) -> dict[str, Any]:
+    """How the store has the manifest, which stands whole on this disk: the next commit changes only parts of it."""
+    if sharding is None:
+        return {}
+    sets = {key: sorted(getattr(sharding, key)) for key in ("replaced", "added", "gone")}
+    return {"shards": [asdict(s) for s in sharding.shards], **sets}
+
+
+def _manifest(raw: bytes) -> Manifest:
+    whole, _, parts = raw.partition(b"\n")
+    manifest, found = codec.decode(whole), json.loads(parts or b"{}")
+    if not found:
+        return manifest
+    shards = tuple(Shard(**s) for s in found.pop("shards"))
+    return replace(manifest, sharding=Sharding(shards, **{key: frozenset(paths) for key, paths in found.items()}))
+
+
 def _record(state_dir: Path, journal: Journal, index: Index, applied: Applied) -> None:
     try:
-        manifest = codec.decode((state_dir / MANIFEST).read_bytes())
-    except (OSError, ManifestError):
+        manifest = _manifest((state_dir / MANIFEST).read_bytes())
+    except (OSError, ManifestError, ValueError, KeyError, TypeError):
         return  # the note stays in the index: the next restore looks at every file
     index.replace(Known(journal.store, SnapshotId.parse(journal.snapshot), journal.revision), manifest, applied.stats)
     index.set_note(NOTE, None)

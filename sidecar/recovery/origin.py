@@ -13,7 +13,7 @@ from sidecar.errors import EX_CONFIG, EX_TEMPFAIL, ManifestError, RestoreFailed,
 from sidecar.recovery.restore import read_manifest
 from sidecar.recovery.trouble import Damaged
 from sidecar.roots import Root
-from sidecar.snapshot import bundle
+from sidecar.snapshot import bundle, shards
 from sidecar.snapshot import manifest as manifests
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import TITLE, Manifest, root_of, snapshot_in
@@ -120,6 +120,8 @@ async def _whole(store: Store, revision: Revision, manifest: Manifest, suspect: 
     """Is everything there in its size, and ``suspect``, of which another snapshot's copy is bad, in its bytes?"""
     wanted = {e.path: (e.size, e.sha256) for e in manifest.entries.values() if e.kind == "file" and e.frame is None}
     wanted.update({bundle.store_path(sha): (size, sha) for sha, size in manifest.bundles.items()})
+    if manifest.sharding is not None:
+        wanted.update({shards.store_path(s.sha256): (s.size, s.sha256) for s in manifest.sharding.shards})
     there = await store.listing(revision)
     if any(there.get(path) != size for path, (size, _) in wanted.items()):
         return False

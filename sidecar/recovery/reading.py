@@ -1,22 +1,27 @@
-"""Reading a snapshot's manifest from a store, and telling "there is none" from "it didn't come"."""
+"""Reading a snapshot's manifest, shards and all, from a store, and telling "there is none" from "it didn't come"."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from sidecar.errors import ManifestError
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.staging import TRIES
 from sidecar.recovery.trouble import failed
-from sidecar.snapshot import codec
+from sidecar.snapshot import codec, shards
 from sidecar.snapshot.exclude import STAGING_PREFIX
-from sidecar.snapshot.manifest import PATH, Manifest
+from sidecar.snapshot.manifest import PATH, Manifest, Shard
 from sidecar.state import RestoreProgress
 from sidecar.stores.base import Corrupt, NotFound, Store
 
 _BOX = f"{STAGING_PREFIX}manifest-"
+
+TOGETHER = 100
+"""Shards that one call fetches."""
 
 
 async def read_manifest(store: Store, revision: str, scratch: Path) -> Manifest | None:
@@ -29,14 +34,22 @@ async def read_manifest(store: Store, revision: str, scratch: Path) -> Manifest 
     meter = Meter(RestoreProgress(), None)
     box = scratch / f"{_BOX}{os.getpid()}"
     for attempt in range(1, TRIES + 1):
+        draft: codec.Draft | None = None
         await meter.work(_fresh, box)
         try:
             await store.fetch(revision, [PATH], box)
-            return await meter.work(_decode, box / PATH)
+            draft = await meter.work(_begin, box / PATH)
+            for group in _groups([shards.store_path(s.sha256) for s in draft.shards]):
+                await store.fetch(revision, group, box)
+            return await meter.work(codec.finish, draft, partial(_shard, box))
         except NotFound:
-            # Of the revision, or of the path? Only the second may ever be taken for "nothing was kept here".
-            if PATH not in await store.listing(revision):
+            # Of the revision, or of a path? Only the manifest's may ever be taken for "nothing was kept here".
+            there = await store.listing(revision)
+            if PATH not in there:
                 return None
+            missing = [s for s in draft.shards if shards.store_path(s.sha256) not in there] if draft else []
+            if missing:
+                raise ManifestError(f"shard {missing[0].sha256[:12]}… of the manifest is not in the store") from None
             if attempt == TRIES:
                 raise
         except ManifestError as error:
@@ -62,11 +75,24 @@ def _fresh(box: Path) -> None:
         raise failed("make", str(box), error) from error
 
 
-def _decode(path: Path) -> Manifest:
+def _groups(paths: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(paths), TOGETHER):
+        yield paths[at : at + TOGETHER]
+
+
+def _begin(path: Path) -> codec.Draft:
+    return codec.begin(_bytes(path, codec.MAX_BYTES, "the manifest"))
+
+
+def _shard(box: Path, shard: Shard) -> bytes:
+    return _bytes(box / shards.store_path(shard.sha256), shard.size, f"shard {shard.sha256[:12]}… of the manifest")
+
+
+def _bytes(path: Path, most: int, what: str) -> bytes:
     try:
         size = path.stat().st_size
-        if size > codec.MAX_BYTES:
-            raise ManifestError(f"the manifest has {size:,} bytes, more than {codec.MAX_BYTES:,}: refused unread")
-        return codec.decode(path.read_bytes())
+        if size > most:
+            raise ManifestError(f"{what} has {size:,} bytes, more than {most:,}: refused unread")
+        return path.read_bytes()
     except OSError as error:
         raise failed("read", str(path), error) from error

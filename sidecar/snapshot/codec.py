@@ -7,47 +7,75 @@ anything is touched, and names the entry.
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import orjson
 
 from sidecar.errors import ManifestError
-from sidecar.snapshot.manifest import FORMAT, Entry, Frame, Manifest, RootRecord, SnapshotId, root_of
+from sidecar.snapshot import shards
+from sidecar.snapshot.manifest import (
+    FORMAT,
+    Entry,
+    Manifest,
+    Shard,
+    Sharding,
+    SnapshotId,
+    root_of,
+)
+from sidecar.snapshot.parse import entry_of, hashes, is_sha, is_whole, items, name_of, root, sizes, text
 
-KNOWN_REQUIREMENTS: frozenset[str] = frozenset({"bundles"})
+KNOWN_REQUIREMENTS: frozenset[str] = frozenset({"bundles", "shards"})
 """Parts of the format that this version reads. A manifest may require more; then it is refused, never half read."""
 
 MAX_BYTES = 512 * 1024 * 1024
-MAX_PATH = 4096
-MAX_DEPTH = 256
-
-_SHA = re.compile(r"[0-9a-f]{64}")
+MAX_ENTRIES = 1_000_000
+"""A snapshot holds fewer."""
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as JSON, entries in path order, so that equal snapshots are equal bytes."""
-    document: dict[str, Any] = {
+    """The whole manifest as JSON, entries in path order, so that equal snapshots are equal bytes."""
+    return compose(manifest, [document(manifest.entries[p]) for p in sorted(manifest.entries)])
+
+
+def compose(
+    head: Manifest,
+    entries: Sequence[dict[str, Any]],
+    gone: Iterable[str] = (),
+    parts: Sequence[Shard] = (),
+) -> bytes:
+    """The manifest ``head``, but with these ``entries`` (see ``document``), and the rest of them in ``parts``.
+
+    With parts the entries are the delta, and ``gone`` is what only a part has.
+    """
+    requires = [*(["bundles"] if head.bundles else []), *(["shards"] if parts else [])]
+    whole: dict[str, Any] = {
         "format": FORMAT,
-        "requires": ["bundles"] if manifest.bundles else [],
-        "snapshot": str(manifest.snapshot),
-        "parent": manifest.parent,
-        "space": manifest.space,
-        "at": round(manifest.at, 3),
-        "instance": manifest.instance,
-        "version": manifest.version,
+        "requires": requires,
+        "snapshot": str(head.snapshot),
+        "parent": head.parent,
+        "space": head.space,
+        "at": round(head.at, 3),
+        "instance": head.instance,
+        "version": head.version,
         "roots": [
-            _named({"kind": r.kind, "layout": r.layout, **_named({}, "at", r.path)}, "name", r.name)
-            for r in manifest.roots
+            _named({"kind": r.kind, "layout": r.layout, **_named({}, "at", r.path)}, "name", r.name) for r in head.roots
         ],
-        "entries": [_entry(manifest.entries[p]) for p in sorted(manifest.entries)],
-        "shards": [],
-        "bundles": dict(sorted(manifest.bundles.items())),
-        "shipped": [_named({"sha256": s}, "path", p) for p, s in sorted(manifest.shipped.items())],
-        "tombstones": [_named({"sha256": s}, "path", p) for p, s in sorted(manifest.tombstones.items())],
+        "entries": entries,
+        "shards": [_part(s) for s in parts],
+        **({"gone": [_named({}, "path", p) for p in gone]} if parts else {}),
+        "bundles": dict(sorted(head.bundles.items())),
+        **({"packed": dict(sorted(head.packed.items()))} if head.packed else {}),
+        "shipped": [_named({"sha256": s}, "path", p) for p, s in sorted(head.shipped.items())],
+        "tombstones": [_named({"sha256": s}, "path", p) for p, s in sorted(head.tombstones.items())],
     }
-    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _part(s: Shard) -> dict[str, Any]:
+    return _named({"sha256": s.sha256, "size": s.size, "plain": s.plain, "entries": s.entries}, "first", s.first)
 
 
 def _named(rest: dict[str, Any], key: str, value: str) -> dict[str, Any]:
@@ -60,7 +88,8 @@ def _named(rest: dict[str, Any], key: str, value: str) -> dict[str, Any]:
     return {key: value, **rest}
 
 
-def _entry(e: Entry) -> dict[str, Any]:
+def document(e: Entry) -> dict[str, Any]:
+    """The entry as it stands in the JSON."""
     out = _named({"kind": e.kind, "mode": e.mode, "uid": e.uid, "gid": e.gid, "mtime_ns": e.mtime_ns}, "path", e.path)
     if e.kind == "file":
         out["size"] = e.size
@@ -75,165 +104,168 @@ def _entry(e: Entry) -> dict[str, Any]:
     return out
 
 
-def decode(raw: bytes) -> Manifest:
-    """Read and check a manifest. Raises ManifestError that names the entry; nothing of a bad one is used."""
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A manifest as far as its own bytes tell; those of its ``shards`` are still to be had."""
+
+    whole: dict[str, Any]
+    shards: tuple[Shard, ...]
+
+
+def decode(raw: bytes, stored: Mapping[str, bytes] | None = None) -> Manifest:
+    """Read and check a manifest; ``stored`` has the bytes of its shards by their sha256.
+
+    Raises ManifestError that names the entry; nothing of a bad one is used.
+    """
+    have = stored or {}
+
+    def fetch(shard: Shard) -> bytes:
+        if shard.sha256 not in have:
+            raise ManifestError(f"shard {shard.sha256[:12]}… of the manifest is missing")
+        return have[shard.sha256]
+
+    return finish(begin(raw), fetch)
+
+
+def begin(raw: bytes) -> Draft:
+    """Read a manifest's own bytes, to learn which shards it needs. Raises ManifestError."""
     if len(raw) > MAX_BYTES:
         raise ManifestError(f"the manifest has {len(raw):,} bytes, more than {MAX_BYTES:,}: refused unread")
     try:
-        document = orjson.loads(raw)
+        whole = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ManifestError(f"the manifest is no JSON: {error}") from None
-    if not isinstance(document, dict):
+    if not isinstance(whole, dict):
         raise ManifestError("the manifest is no JSON object")
-    form = document.get("format")
+    form = whole.get("format")
     if form != FORMAT or isinstance(form, bool):
         raise ManifestError(
             f"the manifest has format {form!r}; this version reads {FORMAT}. Update space-sidecar",
             damage=False,
         )
-    unknown = [r for r in _list(document, "requires") if not isinstance(r, str) or r not in KNOWN_REQUIREMENTS]
-    if document.get("shards"):
-        unknown.append("shards")
+    unknown = [r for r in items(whole, "requires") if not isinstance(r, str) or r not in KNOWN_REQUIREMENTS]
     if unknown:
         raise ManifestError(
             f"the snapshot needs {', '.join(map(repr, unknown))}, which this version can't read. Update space-sidecar",
             damage=False,
         )
-    roots = tuple(_root(r) for r in _list(document, "roots"))
+    return Draft(whole, _shards(whole))
+
+
+def _shards(whole: dict[str, Any]) -> tuple[Shard, ...]:
+    out: list[Shard] = []
+    for item in items(whole, "shards"):
+        if not isinstance(item, dict):
+            raise ManifestError("a shard in the manifest is no object")
+        sha256: Any = item.get("sha256")
+        size: Any = item.get("size")
+        plain: Any = item.get("plain")
+        entries: Any = item.get("entries")
+        if not is_sha(sha256) or not is_whole(size) or not is_whole(plain) or not is_whole(entries):
+            raise ManifestError(f"a shard in the manifest is malformed: {str(item)[:120]}")
+        first = name_of(item, "first")
+        if out and shards.raw(out[-1].first) >= shards.raw(first):
+            raise ManifestError(f"the shard from {first[:200]!r} on is out of order")
+        out.append(Shard(sha256, size, plain, entries, first))
+    if len({s.sha256 for s in out}) < len(out):
+        raise ManifestError("a shard stands twice in the manifest")
+    if (
+        any(s.plain > shards.MAX_PLAIN for s in out)
+        or max(sum(s.plain for s in out), sum(s.size for s in out)) > MAX_BYTES
+    ):
+        raise ManifestError(f"the manifest's shards have more than {MAX_BYTES:,} bytes: refused unread")
+    _few(sum(s.entries for s in out))
+    return tuple(out)
+
+
+def _few(entries: int) -> None:
+    if entries >= MAX_ENTRIES:
+        raise ManifestError(f"the snapshot has {entries:,} entries; fewer than {MAX_ENTRIES:,} can be read")
+
+
+def finish(draft: Draft, fetch: Callable[[Shard], bytes]) -> Manifest:
+    """The manifest of ``draft``, whose shards' bytes ``fetch`` gives: they are verified. Raises ManifestError."""
+    whole = draft.whole
+    roots = tuple(root(r) for r in items(whole, "roots"))
     names = [r.name for r in roots]
     for name in names:
         if sum(1 for other in names if other == name or other.startswith(name + "/")) > 1:
             raise ManifestError(f"root {name!r} stands twice or inside of another root")
-    bundles = document.get("bundles") or {}
-    if not isinstance(bundles, dict) or not all(
-        isinstance(k, str) and _SHA.fullmatch(k) and _whole(v) for k, v in bundles.items()
-    ):
-        raise ManifestError("the list of bundles is malformed")
-    entries: dict[str, Entry] = {}
-    for item in _list(document, "entries"):
-        entry = _read_entry(item, names, bundles)
-        if entry.path in entries:
+    bundles, packed = sizes(whole, "bundles"), sizes(whole, "packed")
+    own = items(whole, "entries")
+    _few(len(own))
+    delta: dict[str, Entry] = {}
+    for item in own:
+        entry = entry_of(item, names, bundles)
+        if entry.path in delta:
             raise ManifestError(f"{entry.path!r} stands twice in the manifest")
-        entries[entry.path] = entry
+        delta[entry.path] = entry
+    entries, sharding = delta, None
+    if draft.shards:
+        entries, sharding = _merged(draft, fetch, delta, names, bundles)
+        _few(len(entries))
     _check_tree(entries, names)
-    parent = document.get("parent")
+    parent = whole.get("parent")
     if parent is not None:
         SnapshotId.parse(parent)
-    at = document.get("at")
+    at = whole.get("at")
     return Manifest(
-        snapshot=SnapshotId.parse(document.get("snapshot", "")),
+        snapshot=SnapshotId.parse(whole.get("snapshot", "")),
         parent=parent,
-        space=_text(document, "space"),
+        space=text(whole, "space"),
         at=float(at) if isinstance(at, (int, float)) and not isinstance(at, bool) else 0.0,
-        instance=_text(document, "instance"),
-        version=_text(document, "version"),
+        instance=text(whole, "instance"),
+        version=text(whole, "version"),
         roots=roots,
         entries=entries,
         bundles=bundles,
-        shipped=_hashes(document, "shipped"),
-        tombstones=_hashes(document, "tombstones"),
+        shipped=hashes(whole, "shipped"),
+        tombstones=hashes(whole, "tombstones"),
+        packed=packed,
+        sharding=sharding,
     )
 
 
-def _list(document: dict[str, Any], key: str) -> list[Any]:
-    value = document.get(key, [])
-    if not isinstance(value, list):
-        raise ManifestError(f"{key!r} in the manifest is no list")
-    return value
-
-
-def _text(document: dict[str, Any], key: str) -> str:
-    value = document.get(key, "")
-    if not isinstance(value, str):
-        raise ManifestError(f"{key!r} in the manifest is no text")
-    return value
-
-
-def _name(item: dict[str, Any], key: str) -> str:
-    """The text under ``key`` or the bytes under ``<key>_b64``; exactly one of them."""
-    plain, coded = item.get(key), item.get(f"{key}_b64")
-    if isinstance(plain, str) and coded is None:
-        if any(0xD800 <= ord(c) <= 0xDFFF for c in plain):
-            raise ManifestError(f"{key} {plain!r} is no text")
-        return plain
-    if isinstance(coded, str) and plain is None:
-        try:
-            return base64.b64decode(coded, validate=True).decode("utf-8", "surrogateescape")
-        except ValueError:
-            pass
-    raise ManifestError(f"an entry has no readable {key}: {str(item)[:120]}")
-
-
-def check_path(path: str) -> None:
-    """Refuse a path that could lead out of its root, or that no filesystem holds. Raises ManifestError."""
-    parts = path.split("/")
-    if not path or "\0" in path or any(p in ("", ".", "..") for p in parts):
-        raise ManifestError(f"{path[:200]!r} is no path inside of a root")
-    if len(path.encode("utf-8", "surrogateescape")) > MAX_PATH or len(parts) > MAX_DEPTH:
-        raise ManifestError(f"{path[:200]!r}… is longer or deeper than a path can be")
-
-
-def _root(item: Any) -> RootRecord:
-    if not isinstance(item, dict):
-        raise ManifestError("a root in the manifest is no object")
-    name = _name(item, "name")
-    check_path(name)
-    if name.startswith(".") or name == "README.md":
-        raise ManifestError(f"{name!r} can't be the name of a root")
-    kind: Any = item.get("kind", "dir")
-    if kind not in ("dir", "file", "absent"):
-        raise ManifestError(f"root {name!r} has the unknown kind {kind!r}")
-    at = _name(item, "at") if "at" in item or "at_b64" in item else ""
-    return RootRecord(name, at, kind, str(item.get("layout", "auto")))
-
-
-def _whole(value: Any, most: int = 1 << 62) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
-
-
-def _read_entry(item: Any, names: list[str], bundles: Mapping[str, int]) -> Entry:
-    if not isinstance(item, dict):
-        raise ManifestError("an entry in the manifest is no object")
-    path = _name(item, "path")
-    check_path(path)
-    if root_of(path, names) is None:
-        raise ManifestError(f"{path!r} belongs to no root of the snapshot")
-    kind, flag = item.get("kind"), item.get("flag", "")
-    if kind not in ("file", "dir", "symlink"):
-        raise ManifestError(f"{path!r} has the unknown kind {kind!r}")
-    if flag not in ("", "unsettled", "stale", "unreadable"):
-        raise ManifestError(f"{path!r} has the unknown flag {flag!r}")
-    mode: Any = item.get("mode")
-    mtime_ns: Any = item.get("mtime_ns")
-    if not _whole(mode, 0o7777) or not _whole(item.get("uid"), 1 << 32) or not _whole(item.get("gid"), 1 << 32):
-        raise ManifestError(f"{path!r} has a malformed mode or owner")
-    if not isinstance(mtime_ns, int) or isinstance(mtime_ns, bool) or abs(mtime_ns) >= 1 << 63:
-        raise ManifestError(f"{path!r} has a malformed mtime_ns")
-    size: Any = 0
-    sha256: Any = ""
-    target, frame = "", None
-    if kind == "file":
-        size, sha256 = item.get("size"), item.get("sha256")
-        if not _whole(size) or not isinstance(sha256, str) or not _SHA.fullmatch(sha256):
-            raise ManifestError(f"{path!r} has a malformed size or sha256")
-        if "bundle" in item:
-            frame = _frame(path, item, bundles)
-    elif kind == "symlink":
-        target = _name(item, "target")
-        if not target or "\0" in target or len(target.encode("utf-8", "surrogateescape")) > MAX_PATH:
-            raise ManifestError(f"{path!r} has a malformed link target")
-    return Entry(path, kind, mode, item["uid"], item["gid"], mtime_ns, size, sha256, target, frame, flag)
-
-
-def _frame(path: str, item: dict[str, Any], bundles: Mapping[str, int]) -> Frame:
-    bundle, where = item["bundle"], item.get("frame")
-    if not isinstance(bundle, str) or bundle not in bundles:
-        raise ManifestError(f"{path!r} is in a bundle that the manifest doesn't list")
-    if not isinstance(where, list) or len(where) != 2 or not all(_whole(n) for n in where):
-        raise ManifestError(f"{path!r} has a malformed place in its bundle")
-    if where[1] == 0 or where[0] + where[1] > bundles[bundle]:
-        raise ManifestError(f"{path!r} lies beyond the end of its bundle")
-    return Frame(bundle, where[0], where[1])
+def _merged(
+    draft: Draft,
+    fetch: Callable[[Shard], bytes],
+    delta: Mapping[str, Entry],
+    names: list[str],
+    bundles: Mapping[str, int],
+) -> tuple[dict[str, Entry], Sharding]:
+    """The entries of all shards with the delta worked in. What the delta overrules is used for nothing."""
+    gone: set[str] = set()
+    for item in items(draft.whole, "gone"):
+        path = name_of(item, "path") if isinstance(item, dict) else ""
+        if not path or path in gone or path in delta:
+            raise ManifestError(f"{path[:200]!r} can't be gone from the manifest's shards")
+        gone.add(path)
+    entries: dict[str, Entry] = {}
+    replaced: set[str] = set()
+    missed = set(gone)
+    low = b""  # the first shard covers from the start, whatever its first path
+    for shard, following in pairwise((*draft.shards, None)):
+        assert shard is not None
+        end = shards.raw(following.first) if following is not None else None
+        last: bytes | None = None
+        for item in shards.read(shard, fetch(shard)):
+            path = name_of(item, "path") if isinstance(item, dict) else ""
+            here = shards.raw(path)
+            if here < low or (end is not None and here >= end) or (last is not None and here <= last):
+                raise ManifestError(f"{path[:200]!r} is not where the manifest's shards could have it")
+            last = here
+            if path in gone:
+                missed.discard(path)
+            elif path in delta:
+                replaced.add(path)
+            else:
+                entries[path] = entry_of(item, names, bundles)
+        low = end or b""
+    if missed:
+        raise ManifestError(f"{min(missed)[:200]!r} is said to be gone, but no shard has it")
+    entries.update(delta)
+    added = frozenset(delta.keys() - replaced)
+    return entries, Sharding(draft.shards, frozenset(replaced), added, frozenset(gone))
 
 
 def _check_tree(entries: Mapping[str, Entry], names: list[str]) -> None:
@@ -247,14 +279,3 @@ def _check_tree(entries: Mapping[str, Entry], names: list[str]) -> None:
                     raise ManifestError(f"{path!r} lies under {parent!r}, which is a {above.kind}")
                 break
             parent = parent.rpartition("/")[0]
-
-
-def _hashes(document: dict[str, Any], key: str) -> dict[str, str]:
-    out: dict[str, str] = {}
-    for item in _list(document, key):
-        if not isinstance(item, dict) or not isinstance(item.get("sha256"), str) or not _SHA.fullmatch(item["sha256"]):
-            raise ManifestError(f"{key!r} in the manifest is malformed")
-        path = _name(item, "path")
-        check_path(path)
-        out[path] = item["sha256"]
-    return out

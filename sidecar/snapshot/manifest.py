@@ -19,6 +19,7 @@ from sidecar.errors import ManifestError
 FORMAT = 1
 PATH = ".sidecar/manifest.json"
 BUNDLES = ".sidecar/bundles/"
+SHARDS = ".sidecar/shards/"
 LEASE = ".sidecar/lease.json"
 RECOVERY = ".sidecar/recovery.jsonl"
 TITLE = "sidecar: snapshot "
@@ -89,6 +90,33 @@ class RootRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of a large manifest: ``entries`` of them, from the path ``first`` up to the next shard's.
+
+    ``size`` is that of the stored bytes, whose ``sha256`` is also their name, ``plain`` of what they unpack to.
+    """
+
+    sha256: str
+    size: int
+    plain: int
+    entries: int
+    first: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How a manifest was stored: its shards, and in what way the snapshot differs from them.
+
+    ``replaced`` are entries that a shard has otherwise, ``added`` those that none has, ``gone`` what only a shard has.
+    """
+
+    shards: tuple[Shard, ...]
+    replaced: frozenset[str] = frozenset()
+    added: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     snapshot: SnapshotId
     parent: str | None
@@ -101,6 +129,8 @@ class Manifest:
     bundles: Mapping[str, int] = field(default_factory=dict)  # sha256 -> size in bytes
     shipped: Mapping[str, str] = field(default_factory=dict)  # path -> fingerprint of what the image brought
     tombstones: Mapping[str, str] = field(default_factory=dict)  # shipped path that main deleted -> the same
+    packed: Mapping[str, int] = field(default_factory=dict)  # bundle's sha256 -> bytes of all files ever put into it
+    sharding: Sharding | None = field(default=None, compare=False)
 
     def root_of(self, path: str) -> str | None:
         """The name of the root that ``path`` belongs to."""

@@ -202,7 +202,6 @@ def test_hostile_manifest_is_refused_and_the_culprit_named(name: str) -> None:
         lambda d: d.update(format=True),
         lambda d: d.pop("format"),
         lambda d: d.update(requires=["bundles", "age"]),
-        lambda d: d.update(shards=["ab"]),
     ],
 )
 def test_what_only_a_newer_version_reads_is_no_damage(change: Callable[[dict[str, Any]], Any]) -> None:
