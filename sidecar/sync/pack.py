@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -73,11 +72,8 @@ def pack(
     live = {e.frame.bundle for e in entries.values() if e.frame is not None}
     bundles = plan.live_bundles(live, index.bundles(), new_bundles)
     delete += [bundle.store_path(sha) for sha in index.bundles() if sha not in bundles]
-    unlooked = index.unlooked()
-    buried, risen = index.shipped_among(gone), index.buried_among(rows)
-    if unlooked:
-        buried |= _never_seen(survey, index, rows)
-    tombstones = {path: sha for path, sha in {**index.tombstones(), **buried}.items() if path not in risen}
+    risen = index.buried_among(rows)
+    tombstones = {path: sha for path, sha in {**index.tombstones(), **survey.buried}.items() if path not in risen}
     document = Manifest(
         number,
         str(parent) if parent else None,
@@ -92,7 +88,7 @@ def pack(
         tombstones,
     )
     put[manifest.PATH] = codec.encode(document)
-    index.begin(number, rows.values(), gone, bundles, survey.roots, buried, risen, looked=unlooked)
+    index.begin(number, rows.values(), gone, bundles, survey.roots, survey.buried, risen, looked=survey.looked)
     weight = sum(s.entry.size for s in (*places.plain, *places.bundled))
     changed = len(gone) + sum(1 for s in staged.values() if s.entry.kind != "dir" or index.get(s.entry.path) is None)
     return Package(number, manifest.title(number), put, [d for d in delete if d not in put], changed, weight)
@@ -112,23 +108,6 @@ def _bundled_roots(survey: Survey, index: Index) -> set[str]:
             files, size = len(new), sum(s.entry.size for s in new)
         if plan.bundles_root(root.layout, files, size):
             out.add(root.name)
-    return out
-
-
-def _never_seen(survey: Survey, index: Index, rows: Collection[str]) -> dict[str, str]:
-    """What the image brought and main deleted before a snapshot had it."""
-    out: dict[str, str] = {}
-    tops = {r.name: r.path for r in survey.roots if survey.kinds.get(r.name) == "dir" and r.name not in survey.held}
-    for path, sha in index.shipped().items():
-        root = manifest.root_of(path, tops)
-        if root is None or path in rows or index.get(path) is not None:
-            continue
-        try:
-            os.lstat(tops[root] + path[len(root) :])
-        except (FileNotFoundError, NotADirectoryError):
-            out[path] = sha  # anything else is no deletion
-        except OSError:
-            pass
     return out
 
 

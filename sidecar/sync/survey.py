@@ -17,6 +17,7 @@ from sidecar.snapshot.scan import RootKind, Scan, moved, scan_paths, scan_root
 from sidecar.snapshot.stage import Staged, stage
 from sidecar.sync.plan import looks_like_database, lost, mass_deletion
 from sidecar.sync.staging import Staging
+from sidecar.sync.unseen import unseen
 
 Hints = Mapping[str, Iterable[str] | None] | None
 FEW = 2000
@@ -55,6 +56,8 @@ class Survey:
     gone: list[Row] = field(default_factory=list)
     roots: list[RootRecord] = field(default_factory=list)
     held: dict[str, int] = field(default_factory=dict)  # root -> entries whose deletion is held back
+    buried: dict[str, str] = field(default_factory=dict)  # shipped paths that main deleted -> what was shipped
+    looked: bool = False  # all that the image brought was looked for, whether a snapshot had it or not
     forgotten: frozenset[str] = frozenset()  # of those that go: let go of, and on the disk perhaps as ever
     confirmed: set[str] = field(default_factory=set)  # roots whose mass deletion goes through: keep what was before
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -118,6 +121,7 @@ class Surveyor:
         self._forget(seen.survey, how.forget)
         self._finish(seen, how, staging, folder)
         out = seen.survey
+        self._bury(out, how)
         out.flagged = {row.entry.path: row.entry.flag for row in self.index.flagged()}
         out.totals = {root.name: self.index.totals(root.name) for root in self.roots}
         return out
@@ -292,6 +296,17 @@ class Surveyor:
         return replace(a, mtime_ns=0, frame=None) != replace(b, mtime_ns=0, frame=None) or (
             a.kind != "dir" and a.mtime_ns != b.mtime_ns
         )
+
+    def _bury(self, out: Survey, how: Look) -> None:
+        """What main deleted of what the image brought, or the next container would have it again."""
+        staged = {s.entry.path for s in out.staged}
+        out.buried = self.index.shipped_among({row.entry.path for row in out.gone} - staged - out.forgotten)
+        if not self.index.unlooked():
+            return
+        there = {n: at for n, at in self._places.items() if out.kinds.get(n) == "dir" and n not in out.held}
+        out.buried |= (new := unseen(self.index, there, staged))
+        out.reason = out.reason or bool(new)
+        out.looked = how.hints is None and not out.held and "unreadable" not in out.kinds.values()
 
     def _again(self, without: set[str], folder: Path) -> list[Staged]:
         found: list[Found] = []

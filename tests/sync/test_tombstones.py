@@ -13,6 +13,7 @@ from sidecar.snapshot import stage as staging
 from sidecar.snapshot.index import Index, Known
 from sidecar.snapshot.manifest import FOLDER, PATH, Manifest, SnapshotId, fingerprint
 from sidecar.sync.pack import unpack_failed
+from sidecar.sync.survey import Look
 from tests.sync.rig import Rig
 
 A, B = "a" * 64, "b" * 64
@@ -125,3 +126,12 @@ def test_a_fingerprint_is_the_files_own_hash_and_no_kind_has_anothers() -> None:
     links = {fingerprint("symlink", "", target) for target in ("a", "b", "\udcff")}
     assert len(links) == 3
     assert FOLDER not in links
+
+
+def test_what_is_let_go_of_is_not_deleted(rig: Rig) -> None:
+    brought(rig, conf="A", other="O")
+    rig.sync()
+    rig.surveyor.patterns = ("conf",)
+    rig.sync(Look(forget="data/conf"))
+    assert "data/conf" not in rig.manifest().entries
+    assert rig.manifest().tombstones == {}
