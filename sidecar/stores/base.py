@@ -31,6 +31,20 @@ class Commit:
     revision: Revision
     title: str
     at: float | None
+    body: str = ""
+    """What the message says below its title, where the store keeps that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much a store keeps, as far as it can tell cheaply: commits of the main line, and bytes of everything.
+
+    ``free`` are the bytes that it could still take, where it lies on a disk of its own account.
+    """
+
+    commits: int | None = None
+    bytes: int | None = None
+    free: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +129,9 @@ class Store(Protocol):
     persistent: bool
     """Whether what is kept here outlives this machine."""
 
+    squashes: bool
+    """Whether ``compact`` gives every revision of the main line another name, and keeps only the newest one."""
+
     async def head(self) -> Revision | None:
         """The newest revision of the main line, or None where nothing was ever committed."""
 
@@ -150,8 +167,24 @@ class Store(Protocol):
     async def keep(self, revision: Revision, name: str) -> None:
         """Keep ``revision`` reachable as branch ``name``, whatever ``compact`` does later. Again is no error."""
 
-    async def compact(self) -> None:
-        """Squash or prune: give back what only old history needs. The head's tree stays as it is."""
+    async def branches(self) -> Mapping[str, Revision]:
+        """Every other branch, by name, and its newest revision."""
+
+    async def drop(self, name: str) -> None:
+        """Let go of branch ``name``. One that isn't there is no error."""
+
+    async def compact(
+        self, oldest: Revision | None = None, *, branch: str | None = None, dry_run: bool = False
+    ) -> int | None:
+        """Squash or prune: give back what only old history needs. The head's tree stays as it is.
+
+        With ``oldest`` a store that doesn't squash keeps the main line from there on, names and all. ``branch`` is
+        squashed instead of the main line, by a store that squashes. Returns how many bytes that gives back, None where
+        the store can't tell; with ``dry_run`` nothing is done. ``Unsupported`` for a part of a shared history.
+        """
+
+    async def usage(self) -> Usage:
+        """How much is kept here."""
 
     async def check(self, create: bool = False) -> Access:
         """Ask who we are here and what we may do; with ``create``, make a missing private home for snapshots."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,8 @@ from sidecar.stores.base import (
     Source,
     StoreError,
     Unavailable,
+    Unsupported,
+    Usage,
 )
 from sidecar.stores.disk import Alive
 from sidecar.stores.ledger import Ledger
@@ -51,6 +54,8 @@ class FolderStore:
     A commit waits ``lock_timeout`` seconds for other writers; ``grace`` (seconds) is how long pruned objects
     can still be read.
     """
+
+    squashes = False
 
     def __init__(
         self,
@@ -122,9 +127,46 @@ class FolderStore:
         """Keep ``revision`` as branch ``name``; ``Conflict`` where that branch keeps another one."""
         await self._run("keeping a revision", lambda alive: self._repo.keep(revision, name, alive))
 
-    async def compact(self) -> None:
-        """Squash the main line and prune what only its old revisions need, after a grace."""
-        await self._run("compacting", self._repo.compact)
+    async def branches(self) -> Mapping[str, Revision]:
+        """Every other branch with a commit, and its newest revision."""
+
+        def work(alive: Alive) -> dict[str, Revision]:
+            heads = self._ledger.heads().items()
+            return {ref: tip for ref, tip in heads if tip is not None and ref != self._ledger.line}
+
+        return await self._run("reading the branches", work)
+
+    async def drop(self, name: str) -> None:
+        """Let go of a branch; what only it needs goes with the next ``compact``."""
+        if name == self._ledger.line:
+            raise StoreError(f"{shown(name)} is the main line of {self.url}: it stays. Nothing was changed.")
+        await self._run("dropping a branch", lambda alive: self._repo.drop(name, alive))
+
+    async def compact(
+        self, oldest: Revision | None = None, *, branch: str | None = None, dry_run: bool = False
+    ) -> int | None:
+        """Cut the main line before ``oldest``, or squash it; what nothing needs any more goes after a grace.
+
+        A branch needs no squashing here: what it came from is not kept for it.
+        """
+        if self._below:
+            raise Unsupported(
+                f"{self.url} is a part of a store: its history is that of the other parts too. Nothing was changed."
+            )
+        if branch is not None:
+            return 0
+        if oldest is None and not dry_run:
+            return await self._run("compacting", self._repo.compact)
+        return await self._run("pruning", lambda alive: self._repo.prune(oldest, alive, dry_run=dry_run))
+
+    async def usage(self) -> Usage:
+        """Costs a look at every object, not at its bytes."""
+
+        def work(alive: Alive) -> Usage:
+            commits = sum(1 for _ in self._ledger.newest(self._ledger.line, alive))
+            return Usage(commits, self._ledger.objects.size(alive), shutil.disk_usage(self._root).free)
+
+        return await self._run("measuring the store", work)
 
     async def check(self, create: bool = False) -> Access:
         """What stands in the folder, and may we write; ``Denied`` where it holds something else."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sidecar.masking import shown
-from sidecar.stores import hubaccess, hubclient, hubfetch, hubread, transfer
+from sidecar.stores import hubaccess, hubclient, hubfetch, hubhistory, hubread, transfer
 from sidecar.stores.base import (
     Access,
     Commit,
@@ -30,6 +30,8 @@ from sidecar.stores.base import (
     Source,
     StoreError,
     Unavailable,
+    Unsupported,
+    Usage,
 )
 from sidecar.stores.hubcall import Answered, Call, Patience, again, in_thread
 from sidecar.stores.hubcommit import Job, commit, landed
@@ -68,6 +70,7 @@ class HubStore:
     """
 
     persistent = True
+    squashes = True
 
     def __init__(
         self,
@@ -170,17 +173,35 @@ class HubStore:
     async def keep(self, revision: Revision, name: str) -> None:
         await self._run(lambda r, c: _branch(r, revision, name, c), f"make the branch {name}")
 
-    async def compact(self) -> None:
-        """Squash the branch into one commit with the newest one's title. Every revision gets a new name."""
+    async def branches(self) -> Mapping[str, Revision]:
+        found = await self._run(hubhistory.branches, "list the branches")
+        return {name: revision for name, revision in found.items() if name != self._place.branch}
 
-        def squash(repo: Repo, call: Call) -> None:
-            commits = hubread.history(repo, 1, repo.branch, call)
-            if commits:
-                repo.api.super_squash_history(
-                    repo.id, branch=repo.branch, commit_message=commits[0].title, repo_type="dataset"
-                )
+    async def drop(self, name: str) -> None:
+        if name == self._place.branch:
+            raise StoreError(f"{shown(name)} is the main line of {self.url}: it stays. Nothing was changed.")
+        self._branches.discard(name)
+        await self._run(lambda r, c: hubhistory.drop(r, name, c), f"let go of the branch {name}")
 
-        await self._run(squash, "squash the history")
+    async def compact(
+        self, oldest: Revision | None = None, *, branch: str | None = None, dry_run: bool = False
+    ) -> int | None:
+        """Squash the branch into one commit with the newest one's title; that one has another name then.
+
+        What the Hub gives back it counts by itself, within 36 hours (its documentation, "Storage limits").
+        """
+        if self._prefix:
+            raise Unsupported(
+                f"{self.url} is a part of a dataset: a squash would take the history of the other parts too."
+                " Nothing was changed."
+            )
+        if not dry_run:
+            on = branch or self._place.branch
+            await self._run(lambda r, c: hubhistory.squash(r, on, c), "squash the history")
+        return None
+
+    async def usage(self) -> Usage:
+        return await self._run(hubhistory.usage, "ask how much is kept")
 
     async def check(self, create: bool = False) -> Access:
         hubaccess.refuse_early(self._place)

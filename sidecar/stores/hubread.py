@@ -75,7 +75,7 @@ def history(repo: Repo, limit: int, branch: str, call: Call) -> list[Commit]:
     """
     try:
         return [
-            Commit(item["id"], item["title"], _seconds(item.get("date")))
+            Commit(item["id"], item["title"], _seconds(item.get("date")), str(item.get("message") or "").strip())
             for item in islice(_commits(repo, branch, call), limit)
         ]
     except Answered as answer:

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -121,6 +122,11 @@ class Ledger:
                 unclear=True,
             ) from error
 
+    def unname(self, ref: str) -> None:
+        """Let a ref go, durably. The store's lock is held."""
+        self._path(ref).unlink(missing_ok=True)
+        disk.sync_folder(self._folder)
+
     def _text(self, ref: str) -> str | None:
         path = self._path(ref)
         try:
@@ -187,8 +193,17 @@ class Ledger:
         """The newest ``limit`` commits of ``ref``; none where it is a branch that isn't there."""
         if ref != self.line and not self.has_ref(ref):
             return []
-        lines = zip(range(limit), self.log(self.head(ref), alive), strict=False)
-        return [Commit(revision, record.title, record.at) for _, (revision, record) in lines]
+        return [
+            Commit(revision, record.title, record.at, record.message.partition("\n")[2].strip())
+            for revision, record in islice(self.newest(ref, alive), limit)
+        ]
+
+    def newest(self, ref: str, alive: Alive) -> Iterator[tuple[Revision, Record]]:
+        """What ``ref`` has, newest first, without what was cut off and is on its way out."""
+        for n, (revision, record) in enumerate(self.log(self.head(ref), alive)):
+            if n and not self.has(revision):
+                return
+            yield revision, record
 
     def main_line(self, alive: Alive) -> Iterator[Revision]:
         """Every revision that the main line ever had, as far as it is known, also from before a squash."""
@@ -198,8 +213,11 @@ class Ledger:
                 yield revision
                 start = record.squashed
 
-    def live(self, old: frozenset[Revision], alive: Alive) -> set[Key]:
-        """Every object that a ref reaches, not going back over those in ``old``. ``Corrupt`` if unsure."""
+    def live(self, old: frozenset[Revision], alive: Alive, *, forks: bool = False) -> set[Key]:
+        """Every object that a ref reaches, not going back over those in ``old``. ``Corrupt`` if unsure.
+
+        With ``forks`` the one of those that a branch came from is reached too.
+        """
         revisions: set[str] = set()
         trees: set[str] = set()
         contents: set[str] = set()
@@ -209,10 +227,15 @@ class Ledger:
                 there = self.has(revision)
                 if revision == tip and not there:
                     raise damaged(("revisions", revision), f"it is missing, though {shown(ref)} names it")
-                if revision in revisions or not there or (revision in old and revision != tip):
+                if revision in revisions or not there:
+                    break
+                cut = revision in old and revision != tip
+                if cut and not (forks and ref != self.line and tip not in old):
                     break
                 revisions.add(revision)
                 pathtree.reach(nodes, record.tree, trees, contents)
+                if cut:
+                    break
         keys: set[Key] = {("revisions", oid) for oid in revisions}
         keys.update(("trees", oid) for oid in trees)
         keys.update(("contents", oid) for oid in contents)

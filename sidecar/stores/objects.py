@@ -99,6 +99,24 @@ class Objects:
                 if is_id(shard + rest):
                     yield shard + rest
 
+    def size(self, alive: Alive) -> int:
+        """What all objects take on the disk, in bytes, with those that are on their way out."""
+        total = 0
+        folders = [self.root / kind for kind in KINDS] + [self.trash]
+        while folders:
+            alive()
+            with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as listing:
+                for item in listing:
+                    if item.is_dir(follow_symlinks=False):
+                        folders.append(Path(item.path))
+                    else:
+                        total += item.stat(follow_symlinks=False).st_blocks * 512
+        return total
+
+    def weigh(self, keys: Iterable[Key]) -> int:
+        """What these objects take on the disk, in bytes."""
+        return sum(os.stat(self.path(key)).st_blocks * 512 for key in keys)
+
     def discard(self, keys: Iterable[Key]) -> None:
         """Delete objects that nothing names."""
         for key in keys:

@@ -163,6 +163,41 @@ class Repo:
                     "under another name."
                 )
 
+    def drop(self, ref: str, alive: Alive) -> None:
+        """See ``Store.drop``."""
+        with self.locked(alive):
+            self._ledger.unname(ref)
+
+    def prune(self, oldest: Revision | None, alive: Alive, *, dry_run: bool) -> int:
+        """Cut the main line before ``oldest`` (else its newest revision) and prune what no ref reaches any more.
+
+        Branches keep what ``compact`` lets them keep, and the revision that they came from. Nothing that stays is
+        touched or renamed, so a death at any point leaves at worst something that the next pruning finds. Returns the
+        bytes on the disk that this gives back.
+        """
+        with self.locked(alive) as now:
+            line = list(self._ledger.newest(self._ledger.line, alive)) if self._head() else []
+            names = [revision for revision, _ in line]
+            if oldest is not None and oldest not in names:
+                raise self._ledger.no_revision(oldest)
+            stays = set(names[: names.index(oldest) + 1] if oldest is not None else names[:1])
+            old = frozenset(self._ledger.main_line(alive)) - stays if names else frozenset()
+            live = self._ledger.live(old, alive, forks=True)
+            dead = {
+                kind: [key for oid in self._objects.ids(kind) if (key := (kind, oid)) not in live] for kind in KINDS
+            }
+            size = sum(map(self._objects.weigh, dead.values()))
+            if not dry_run:
+                # Revisions first: none may be listed whose contents have gone.
+                self._objects.to_trash(dead["revisions"], now)
+                disk.at_once(disk.sync_folder, {self._objects.path(key).parent for key in dead["revisions"]})
+                self._objects.to_trash([*dead["trees"], *dead["contents"]], now)
+                self._objects.tidy(now, self._grace)
+            return size
+
+    def _head(self) -> Revision | None:
+        return self._ledger.head(self._ledger.line)
+
     def compact(self, alive: Alive) -> None:
         """Squash the main line into one revision, and prune what no ref reaches.
 

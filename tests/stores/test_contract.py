@@ -350,6 +350,36 @@ def test_compact_keeps_the_heads_tree_and_what_is_kept(store: Subject, tmp_path:
     store.run(scenario)
 
 
+def test_a_branch_is_listed_squashed_and_let_go(store: Subject, tmp_path: Path) -> None:
+    async def scenario(s: Store) -> None:
+        first = await s.commit(await s.head(), {"r/a": b"1"}, [], "sidecar: snapshot 0.1\n\nfiles: 1")
+        second = await s.commit(first, {"r/a": b"2"}, [], "sidecar: snapshot 0.2")
+        assert [c.body for c in await s.history(2)] == ["", "files: 1"]
+        assert await s.branches() == {}
+        await s.keep(first, "kept/0.1")
+        await s.commit(second, {"r/side": b"x"}, [], "sidecar: snapshot 0.3", branch="fenced/me")
+        found = await s.branches()
+        assert set(found) == {"kept/0.1", "fenced/me"}
+        assert found["kept/0.1"] == first
+        await s.compact(branch="kept/0.1")
+        await s.compact(branch="kept/0.1")
+        at = (await s.branches())["kept/0.1"]
+        assert (await s.history(1, "kept/0.1"))[0].title == "sidecar: snapshot 0.1"
+        assert await contents(s, at, ["r/a"], tmp_path / "kept") == {"r/a": b"1"}
+        assert await s.head() == second, "the main line is as it was"
+        usage = await s.usage()
+        assert usage.commits == len(await s.history(100))
+        assert usage.bytes is not None
+        for _ in range(2):
+            await s.drop("kept/0.1")
+            assert set(await s.branches()) == {"fenced/me"}
+        with pytest.raises(StoreError):
+            await s.drop("main")
+        assert await s.head() == second
+
+    store.run(scenario)
+
+
 def test_what_is_not_there_is_not_found(store: Subject, tmp_path: Path) -> None:
     async def scenario(s: Store) -> None:
         one = await s.commit(await s.head(), {"r/a": b"1", "r/b/c": b"2"}, [], "one")

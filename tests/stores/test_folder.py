@@ -31,8 +31,10 @@ from sidecar.stores.base import (
     Store,
     StoreError,
     Unavailable,
+    Unsupported,
 )
 from sidecar.stores.folder import FolderStore
+from sidecar.stores.ledger import Ledger
 from tests.stores.folders import leftovers, needed, on_disk, put, read, run
 from tests.stores.test_contract import ODD_NAMES
 
@@ -411,6 +413,66 @@ def test_a_branch_keeps_its_tip_and_its_own_commits_but_not_the_main_line(tmp_pa
     assert read(root, tmp_path / "head") == {"r/n": b"main 4"}
     for gone in (0, 1, 3, 4):
         fails(NotFound, partial(read, root, tmp_path / f"gone-{gone}", mains[gone]))
+
+
+def test_the_history_is_cut_and_what_stays_has_its_name_and_its_bytes(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    mains = [put(root, {"r/n": b"main %d" % n * 1000, "r/same": b"same"}, title=f"{n}") for n in range(8)]
+
+    async def scenario(s: FolderStore) -> list[str]:
+        await s.keep(mains[1], "kept")
+        aside = await s.commit(mains[3], {"r/n": b"aside"}, [], "aside", branch="fenced/1")
+        size = (await s.usage()).bytes
+        before = on_disk(root)
+        frees = await s.compact(mains[5], dry_run=True)
+        assert (on_disk(root), await s.head(), len(await s.history(99))) == (before, mains[7], 8), "it is only asked"
+        assert await s.compact(mains[5]) == frees
+        assert [c.title for c in await s.history(99)] == ["7", "6", "5"], "at once, not after the grace"
+        assert (await s.usage()).commits == 3
+        assert await s.compact(mains[5]) == 0
+        await s.commit(mains[7], {"r/more": b"goes on"}, [], "8")  # which empties the trash: there is no grace here
+        assert size is not None
+        assert frees is not None
+        assert frees > 0
+        left = (await s.usage()).bytes
+        assert left is not None
+        assert left < size
+        with pytest.raises(NotFound):
+            await s.compact(mains[2])
+        return [aside]
+
+    (aside,) = run(root, scenario, grace=0)
+    assert on_disk(root) == needed(root)
+    for n in (1, 3, 5, 6, 7):  # kept, the one that a branch came from, and the newest
+        assert read(root, tmp_path / f"main-{n}", mains[n]) == {"r/n": b"main %d" % n * 1000, "r/same": b"same"}
+    assert read(root, tmp_path / "aside", aside)["r/n"] == b"aside"
+    for n in (0, 2, 4):
+        fails(NotFound, partial(read, root, tmp_path / f"gone-{n}", mains[n]))
+    run(root, lambda s: s.drop("fenced/1"))
+    run(root, lambda s: s.compact(mains[7]), grace=0)
+    fails(NotFound, partial(read, root, tmp_path / "aside-gone", aside))
+    assert on_disk(root) == needed(root)
+
+
+def test_old_damage_stops_no_pruning_of_it(tmp_path: Path) -> None:
+    """As a power loss in the middle of a pruning may leave it: revisions that stay listed, contents that are gone."""
+    root = tmp_path / "store"
+    mains = [put(root, {"r/n": b"main %d" % n}, title=f"{n}") for n in range(4)]
+    content(root, b"main 0").unlink()
+    tree = Ledger(root, "main").record(mains[0]).tree
+    (root / "trees" / tree[:2] / tree[2:]).unlink()
+    run(root, lambda s: s.compact(mains[2]), grace=0)
+    assert [c.title for c in run(root, lambda s: s.history(9))] == ["3", "2"]
+    assert read(root, tmp_path / "stays", mains[2]) == {"r/n": b"main 2"}
+    assert on_disk(root) == needed(root)
+
+
+def test_a_part_of_a_store_is_not_pruned(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    put(root, {"one/r/a": b"1"})
+    put(root, {"other/r/a": b"1"})
+    fails(Unsupported, lambda: run(root, lambda s: s.compact(), prefix="one"))
+    assert len(run(root, lambda s: s.history(9))) == 2
 
 
 def test_pruning_beside_a_commit_takes_nothing_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,10 @@ async def compact(s):
     await s.compact()
     print("compacted", flush=True)
 
+async def prune(s):
+    await s.compact((await s.history(2))[1].revision)
+    print("pruned", flush=True)
+
 async def keep(s):
     await s.keep(await s.head(), "kept")
     print("kept", flush=True)
@@ -78,7 +82,7 @@ for line in sys.stdin:
         if int(steps):
             count_down(int(steps))
         works = {"commits": lambda s: commits(s, 1000), "commit": lambda s: commits(s, 1),
-                 "compact": compact, "keep": keep, "create": create}
+                 "compact": compact, "prune": prune, "keep": keep, "create": create}
         asyncio.run(main(works[what], root))
         os._exit(0)
     print("child", child, flush=True)
@@ -182,9 +186,11 @@ def test_killed_at_any_moment_the_head_is_whole(root: Path, tmp_path: Path) -> N
     assert newest > 10, "hardly one got anywhere"
 
 
-@pytest.mark.parametrize(("what", "least"), [("commit", 30), ("compact", 15), ("keep", 5)])
+@pytest.mark.parametrize(("what", "least"), [("commit", 30), ("compact", 15), ("prune", 16), ("keep", 5)])
 def test_killed_before_each_step_it_is_all_or_nothing(root: Path, tmp_path: Path, what: str, least: int) -> None:
-    put(root, {"r/old": b"to be pruned"}, title="0")
+    for n in range(4 if what == "prune" else 0):
+        put(root, {"r/older": b"%d" % n}, title="0")
+    put(root, {"r/old": b"to be pruned"}, ("r/older",), title="0")
     put(root, {}, ("r/old",), title="0")
     outcomes: dict[tuple[int, bool], int] = {}
     with nursery() as children:
@@ -196,9 +202,12 @@ def test_killed_before_each_step_it_is_all_or_nothing(root: Path, tmp_path: Path
             after = state(copy, tmp_path / f"into-{step}")
             assert after == 1 or what != "commit" or not said, "acknowledged and lost"
             assert after == 0 or what == "commit"
+            if what == "prune":
+                kept = run(copy, lambda s: s.history(2))[1].revision
+                assert read(copy, tmp_path / f"kept-{step}", kept)["r/old"] == b"to be pruned"
             outcomes[after, bool(said)] = outcomes.get((after, bool(said)), 0) + 1
             if step % 6 == 0:
-                clean(copy, pruned=what != "compact")
+                clean(copy, pruned=what not in ("compact", "prune"))
                 run(copy, lambda s: s.compact(), grace=0)
                 assert on_disk(copy) == needed(copy)
                 assert list((copy / "trash").iterdir()) == []

@@ -12,7 +12,7 @@ from typing import Any
 
 from sidecar.recovery import lease as leases
 from sidecar.recovery.lease import Lease, Tenure
-from sidecar.stores.base import Revision, Source, Store, Unavailable
+from sidecar.stores.base import Revision, Source, Store, Unavailable, Usage
 from sidecar.stores.folder import FolderStore
 
 
@@ -25,7 +25,7 @@ class Faulty:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.url, self.persistent = store.url, store.persistent
+        self.url, self.persistent, self.squashes = store.url, store.persistent, store.squashes
         self.plan: dict[str, list[Any]] = defaultdict(list)
         self.calls: list[str] = []
         self.late: list[asyncio.Task[Any]] = []
@@ -76,8 +76,19 @@ class Faulty:
     async def keep(self, revision: Revision, name: str) -> None:
         await self._do("keep", revision, name)
 
-    async def compact(self) -> None:
-        await self._do("compact")
+    async def branches(self) -> Mapping[str, Revision]:
+        return await self._do("branches")
+
+    async def drop(self, name: str) -> None:
+        await self._do("drop", name)
+
+    async def compact(
+        self, oldest: Revision | None = None, *, branch: str | None = None, dry_run: bool = False
+    ) -> int | None:
+        return await self._do("compact", oldest, branch=branch, dry_run=dry_run)
+
+    async def usage(self) -> Usage:
+        return await self._do("usage")
 
     async def check(self, create: bool = False) -> Any:
         return await self._do("check", create)
