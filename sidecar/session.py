@@ -91,6 +91,8 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
         handoff_wait_s=settings.handoff_wait_s,
         timeout_s=settings.restore_timeout_s,
         on_failure=settings.on_restore_failure,
+        exclude=settings.exclude,
+        own=_own(settings),
     )
     return Session(settings, store, Index(state_dir / "index.db"), locks, state, plan, Record(instance))
 
@@ -106,6 +108,11 @@ def _refuse_what_is_missing(settings: Settings) -> None:
             raise ConfigError(f"{name}: {what} is not in this version. Unset it, or update space-sidecar")
 
 
+def _own(settings: Settings) -> tuple[str, ...]:
+    folder = settings.store.path if settings.store.kind == "folder" else None
+    return own_paths(settings.state_dir, os.environ, folder)
+
+
 def say_not_persisted(settings: Settings, state: State) -> None:
     """Nothing outlives this machine: in the log and as a note in health and status, with what to do."""
     state.note("not-persisted", "NOT PERSISTED: snapshots stay on this machine and are gone with it")
@@ -118,11 +125,10 @@ def say_not_persisted(settings: Settings, state: State) -> None:
 def options(here: Session) -> Options:
     """The engine's part of the settings."""
     settings = here.settings
-    folder = settings.store.path if settings.store.kind == "folder" else None
     return Options(
         roots=settings.roots,
         patterns=settings.exclude,
-        own=own_paths(settings.state_dir, os.environ, folder),
+        own=here.plan.own,
         quiet_s=settings.quiet_s,
         max_delay_s=settings.max_delay_s,
         rescan_s=settings.rescan_s,

@@ -14,12 +14,14 @@ from sidecar.commands import words
 from sidecar.commands.bar import Bar
 from sidecar.commands.reading import Found, Reader, index_copy, nothing_at, reading
 from sidecar.errors import EX_FAILED, EX_OK, SidecarError, UsageError
+from sidecar.recovery import image
 from sidecar.recovery.locks import RootLocks
 from sidecar.recovery.plan import check, summary
 from sidecar.recovery.restore import Damaged, Restored, preview, restore_paths, restore_to
 from sidecar.recovery.survey import survey, whole
 from sidecar.roots import Root, spell
-from sidecar.settings import ensure_state_dir
+from sidecar.settings import Settings, ensure_state_dir
+from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
 
 CHANGES = {
@@ -80,6 +82,10 @@ async def _into_roots(reader: Reader, args: Namespace) -> int:
         newest = args.revision in (None, "head") or found.id == (await reader.find()).id
         index = await asyncio.to_thread(Index, state_dir / "index.db")
         try:
+            # Also where only a part comes back: whatever the next start finds would count as the image's else.
+            await asyncio.to_thread(
+                image.note, index, state_dir, settings.roots, settings.exclude, _own(settings), lambda: None
+            )
             with Bar("restoring") as bar:
                 done = await restore_paths(
                     reader.store,
@@ -105,6 +111,10 @@ async def _into_roots(reader: Reader, args: Namespace) -> int:
         log.info(f"the next start goes on from the newest snapshot; SIDECAR_REVISION={found.id} makes it this one")
     _say_undeclared(found, done, settings.roots)
     return _say(found, done, "", args.json)
+
+
+def _own(settings: Settings) -> tuple[str, ...]:
+    return own_paths(settings.state_dir, os.environ, settings.store.path if settings.store.kind == "folder" else None)
 
 
 def _say(found: Found, done: Restored, where: str, as_json: bool) -> int:

@@ -7,7 +7,7 @@ whatever else differs is moved aside before its place is taken.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,15 +15,16 @@ from sidecar.errors import ManifestError
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.found import SIDE_FILES
 from sidecar.snapshot.index import Row, Stat
-from sidecar.snapshot.manifest import Entry, Manifest, root_of
+from sidecar.snapshot.manifest import Entry, Manifest, fingerprint, root_of
 
 ANY = (1 << 32) - 1
 """As a uid or gid: whatever it is. (chown(2) reads it so too.)"""
 
-Action = Literal["keep", "meta", "newer", "fetch", "replace", "conflict", "blocked"]
+Action = Literal["keep", "meta", "newer", "image", "fetch", "replace", "conflict", "blocked", "gone"]
 """keep: as it should be; meta: mode, owner or mtime are to be set; newer: local and later than the snapshot,
-stays; fetch: nothing is there; replace: unchanged since the last restore; conflict: moved aside, then
-replaced; blocked: a socket, pipe, device, mount point or our own state dir stands there, which stays."""
+stays; image: a newer image's, over what main never changed, stays; fetch: nothing is there; replace: unchanged since
+the last restore, or the image's; conflict: moved aside, then replaced; blocked: a socket, pipe, device, mount point or
+our own state dir stands there, which stays; gone: shipped, and deleted by main."""
 
 Mode = Literal["resume", "bring", "overwrite", "confirm"]
 """resume: the index is of this very snapshot, so local changes are newer; bring: local changes make way into
@@ -73,6 +74,19 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """Of a fresh disk, by path: what the image ``brought``, and what the snapshot knows as ``shipped`` before."""
+
+    brought: Mapping[str, str]
+    shipped: Mapping[str, str]
+
+    def has(self, path: str, local: Local) -> bool:
+        """Whether ``local`` is what the image brought."""
+        mine = printed(local)
+        return bool(mine) and self.brought.get(path) == mine
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """The verdict on one entry.
 
@@ -104,6 +118,7 @@ class Plan:
 
     places: tuple[Place, ...]
     steps: tuple[Step, ...]
+    fresh: bool = False
 
     def needs(self) -> dict[tuple[int, str], list[Step]]:
         """Which steps wait for which bytes: by place and sha256."""
@@ -120,10 +135,10 @@ class Op:
 
     ``mtime_ns`` None: the time stays as it is. ``source`` is the staged file's name. ``away``: whatever else
     stands there goes to conflicts first. ``sides``: endings of SQLite's files beside it that go too.
-    ``expect``: (size, mtime_ns, ctime_ns) that a kept file must still have.
+    ``expect``: (size, mtime_ns, ctime_ns) that a kept file must still have, and one that goes.
     """
 
-    what: Literal["dir", "file", "link", "meta", "seal"]
+    what: Literal["dir", "file", "link", "meta", "gone", "seal"]
     place: int
     rel: str
     path: str
@@ -199,10 +214,31 @@ def untouched(local: Local, row: Row | None) -> bool:
     return not local.live and bool(local.sha256) and local.sha256 == row.entry.sha256
 
 
-def wants_hash(entry: Entry, local: Local, row: Row | None) -> bool:
+def printed(what: Entry | Local) -> str:
+    """Its fingerprint; "" where it has none or nobody looked."""
+    if what.kind == "other" or (what.kind == "file" and not what.sha256):
+        return ""
+    return fingerprint(what.kind, what.sha256, what.target)
+
+
+def mains_folders(manifest: Manifest) -> set[str]:
+    """The folders that hold anything that isn't as an image brought it."""
+    out: set[str] = set()
+    for path, entry in manifest.entries.items():
+        if manifest.shipped.get(path) != printed(entry):
+            above = path.rpartition("/")[0]
+            while above and above not in out:
+                out.add(above)
+                above = above.rpartition("/")[0]
+    return out
+
+
+def wants_hash(entry: Entry, local: Local, row: Row | None, image: Image | None = None) -> bool:
     """Whether the verdict on a local file hangs on its content."""
     if local.kind != "file" or local.live or untouched(local, row):
         return False
+    if image is not None and entry.path in image.brought:
+        return True
     sizes = {e.size for e in (entry, row.entry if row else None) if e is not None and e.kind == "file"}
     return local.size in sizes
 
@@ -220,8 +256,10 @@ def equal(entry: Entry, local: Local, row: Row | None) -> bool:
     return not local.live and local.sha256 == entry.sha256
 
 
-def decide(entry: Entry, local: Local | None, row: Row | None, mode: Mode, may_chown: bool) -> Action:
-    """The verdict on one entry; ``row`` is what the index has for its path."""
+def decide(
+    entry: Entry, local: Local | None, row: Row | None, mode: Mode, may_chown: bool, image: Image | None = None
+) -> Action:
+    """The verdict on one entry; ``row`` is what the index has for its path, ``image`` a fresh disk's."""
     if local is None:
         return "fetch"
     if local.kind == "other":
@@ -232,6 +270,12 @@ def decide(entry: Entry, local: Local | None, row: Row | None, mode: Mode, may_c
         return "keep" if known or not _undressed(entry, local, may_chown) else "meta"
     if known:
         return "newer"
+    if image is not None and image.has(entry.path, local):
+        was = image.shipped.get(entry.path)
+        if was == printed(entry):
+            return "image"
+        if was == printed(local) and local.kind != "dir":
+            return "replace"  # the default that main changed: every container of this image has it
     if local.kind != "dir" and (mode == "overwrite" or untouched(local, row)):
         return "replace"
     return "conflict"
@@ -245,7 +289,7 @@ def _undressed(entry: Entry, local: Local, may_chown: bool) -> bool:
 
 
 def operations(plan: Plan, sources: Mapping[str, str], databases: Collection[str], named: Collection[str]) -> list[Op]:
-    """The journal of ``plan``: folders, files, links, kept files' modes, then folders' modes, deepest first.
+    """The journal of ``plan``: folders, files, links, kept files' modes, what goes, then folders' modes, deepest first.
 
     ``sources`` has the staged file's name for each path that is fetched, ``databases`` the paths whose staged
     bytes are SQLite's, ``named`` every path of the snapshot.
@@ -254,11 +298,15 @@ def operations(plan: Plan, sources: Mapping[str, str], databases: Collection[str
     files: list[Op] = []
     links: list[Op] = []
     meta: list[Op] = []
+    gone: list[Op] = []
     seals: list[Op] = []
-    touched = {(s.place, s.rel.rpartition("/")[0]) for s in plan.steps if s.changes and s.rel}
+    touched = {(s.place, s.rel.rpartition("/")[0]) for s in plan.steps if (s.changes or s.action == "gone") and s.rel}
     touched |= {(place, "") for place, _ in touched}  # by the staging folder
     for s in plan.steps:
         e = s.entry
+        if s.action == "gone":
+            gone.append(_removal(s, plan.fresh))
+            continue
         away = s.action == "conflict"
         base = Op("seal", s.place, s.rel, e.path, e.mode, e.uid, e.gid, e.mtime_ns)
         if e.kind == "dir":
@@ -283,7 +331,15 @@ def operations(plan: Plan, sources: Mapping[str, str], databases: Collection[str
         elif s.action == "meta" and s.local is not None:
             now = (s.local.size, s.local.mtime_ns, s.local.ctime_ns)
             meta.append(replace(base, what="meta", expect=now))
-    return [*folders, *files, *links, *meta, *reversed(seals)]
+    return [*folders, *files, *links, *meta, *reversed(gone), *reversed(seals)]
+
+
+def _removal(step: Step, fresh: bool) -> Op:
+    """Of a fresh disk the image has another copy of it; on any other it is moved aside."""
+    assert step.local is not None
+    now = (step.local.size, step.local.mtime_ns, step.local.ctime_ns)
+    aside = not fresh and step.local.kind != "dir"
+    return Op("gone", step.place, step.rel, step.entry.path, sha256=printed(step.local), away=aside, expect=now)
 
 
 def _folder(step: Step, base: Op, away: bool, touched: bool) -> list[Op]:
@@ -311,10 +367,6 @@ def _seal(step: Step, base: Op, touched: bool, named: bool) -> list[Op]:
 
 
 def summary(steps: Iterable[Step]) -> list[tuple[str, str]]:
-    """(action, path) of each step, for a dry run: fetch, replace, keep, conflict, chmod, blocked."""
-    words = {"meta": "chmod", "newer": "keep"}
+    """(action, path) of each step, for a dry run: fetch, replace, keep, conflict, chmod, image, remove, blocked."""
+    words = {"meta": "chmod", "newer": "keep", "gone": "remove"}
     return [(words.get(s.action, s.action), s.entry.path) for s in steps if not s.implied or s.changes]
-
-
-def conflicts(steps: Sequence[Step]) -> int:
-    return sum(s.action == "conflict" for s in steps)

@@ -18,6 +18,7 @@ from sidecar.recovery.tree import Tick, Tree, copy_out, pour, settle, steady_dig
 from sidecar.recovery.trouble import failed
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Stat
+from sidecar.snapshot.manifest import FOLDER
 
 # Where a mount point, an overlay or somebody else's folder refuses a rename, the bytes are written in place.
 _NO_RENAME = (errno.EXDEV, errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -99,6 +100,8 @@ class _Run:
             self._link(op, tree)
         elif op.what == "meta":
             self._meta(op, tree)
+        elif op.what == "gone":
+            self._gone(op, tree)
         elif tree.lstat(op.rel) is not None:
             tree.dress(op.rel, op.mode, op.uid, op.gid, op.mtime_ns)
 
@@ -176,6 +179,21 @@ class _Run:
             return  # done before a crash, or changed since: the next look at its content decides
         tree.dress(op.rel, op.mode, op.uid, op.gid, op.mtime_ns)
         self._stat(op, tree)
+
+    def _gone(self, op: Op, tree: Tree) -> None:
+        """Remove a shipped path that main had deleted; what is another by now, or not ours to remove, stays."""
+        found = tree.lstat(op.rel)
+        if found is None:
+            return
+        with suppress(PermissionError):
+            if op.sha256 == FOLDER:
+                with suppress(OSError):  # not empty, above all
+                    tree.rmdir(op.rel)
+            elif (found.st_size, found.st_mtime_ns, found.st_ctime_ns) == op.expect and not st.S_ISDIR(found.st_mode):
+                if op.away:
+                    self._away(op, tree, "")
+                else:
+                    tree.unlink(op.rel)
 
     def _stat(self, op: Op, tree: Tree) -> None:
         found = tree.lstat(op.rel)

@@ -39,10 +39,16 @@ def say(recovered: Recovered, roots: list[Root], state: State, record: Record) -
             fetched_bytes=restored.fetched_bytes,
             kept_newer=restored.kept_newer,
             conflicts=restored.conflict_count,
+            image_newer=restored.image_newer,
+            buried=restored.buried,
             skipped=list(restored.skipped),
         )
     if restored.kept_newer:
         log.info(f"{restored.kept_newer:,} local files are newer than the snapshot and stay")
+    if restored.image_newer:
+        log.info(f"{restored.image_newer:,} defaults are a newer image's: the app never changed them, and they stay")
+    if restored.buried:
+        log.info(f"{restored.buried:,} shipped paths were removed again: the app had deleted them")
     if restored.conflict_count:
         log.warning(
             f"{restored.conflict_count:,} local files differed from the snapshot: they lie in {restored.conflicts}"

@@ -14,9 +14,10 @@ from typing import NoReturn
 
 from sidecar.errors import RestoreFailed, SidecarError, UsageError
 from sidecar.recovery import journal
+from sidecar.recovery.image import described, image_of
 from sidecar.recovery.journal import JournalOutcome, finish_journal
 from sidecar.recovery.meter import Meter
-from sidecar.recovery.plan import Mode, Place, Plan, Step, at_or_under, check, conflicts, operations, summary
+from sidecar.recovery.plan import Image, Mode, Place, Plan, Step, at_or_under, check, operations, summary
 from sidecar.recovery.prepare import Ready, gather, prepare
 from sidecar.recovery.reading import read_manifest
 from sidecar.recovery.redo import Applied, Journal, apply, clear, seal_tops
@@ -53,7 +54,8 @@ class Restored:
     ``files`` and ``bytes`` are the snapshot's in the roots that were restored; ``fetched`` of them came from
     the store. ``kept_newer`` local changes stayed, ``conflict_count`` others lie in ``conflicts``.
     ``skipped`` are the snapshot's roots that aren't declared; ``blocked`` the entries that a socket, pipe,
-    device, mount point or our own state dir stands in the way of: what is there was left.
+    device, mount point or our own state dir stands in the way of: what is there was left. ``image_newer`` files stayed
+    as a newer image ships them; ``buried`` shipped ones were removed, because main had deleted them.
     """
 
     files: int = 0
@@ -65,6 +67,8 @@ class Restored:
     conflict_count: int = 0
     skipped: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
+    image_newer: int = 0
+    buried: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class _Job:
     store_id: str = ""
     state_dir: Path | None = None
     instance: str = ""
+    image: Image | None = None  # of a fresh disk
+    bury: bool = False  # the snapshot's tombstones act
 
 
 async def restore(
@@ -109,8 +115,12 @@ async def restore(
     earlier = await meter.to_the_end(finish_journal, state_dir, index, tick=meter.tick)
     mode = await meter.work(_believe, index, store_id, manifest, revision)
     where, skipped = await meter.work(places, manifest, roots)
+    image = await meter.work(image_of, index, manifest)
+    manifest = await meter.work(described, manifest, index, same=mode == "resume")
     job = _Job(
         *(store, revision, manifest, where, mode),
+        image=image,
+        bury=True,
         row_of=await meter.work(_rows, index, store_id),
         index=index,
         store_id=store_id,
@@ -151,10 +161,17 @@ async def restore_paths(
         )
     where, skipped = await meter.work(places, manifest, roots)
     await meter.work(_require, manifest, only, [p.root for p in where])
+    starts = record and only is None and index is not None
+    image = None
+    if starts and index is not None:
+        image = await meter.work(image_of, index, manifest)
+        manifest = await meter.work(described, manifest, index, same=False)
     job = _Job(
         *(store, revision, manifest, where, "bring", only),
+        image=image,
+        bury=starts,
         row_of=await meter.work(_rows, index, store_id),
-        index=index if record and only is None else None,
+        index=index if starts else None,
         store_id=store_id,
         state_dir=state_dir,
         instance=instance,
@@ -284,12 +301,19 @@ def _with(done: Restored, skipped: tuple[str, ...], earlier: JournalOutcome | No
 
 def _look(job: _Job, meter: Meter) -> Plan:
     own = str(job.state_dir) if job.state_dir is not None else None
-    steps = survey(job.manifest, job.places, job.row_of, job.mode, only=job.only, own=own, tick=meter.tick)
-    files = [s for s in steps if s.entry.kind == "file" and not s.implied]
+    steps = survey(
+        *(job.manifest, job.places, job.row_of, job.mode),
+        only=job.only,
+        own=own,
+        image=job.image,
+        bury=job.bury,
+        tick=meter.tick,
+    )
+    files = [s for s in steps if s.entry.kind == "file" and not s.implied and s.action != "gone"]
     there = [s for s in files if not s.fetches]
     meter.expect(len(files), sum(s.entry.size for s in files))
     meter.done(len(there), sum(s.entry.size for s in there))
-    return Plan(job.places, tuple(steps))
+    return Plan(job.places, tuple(steps), job.image is not None)
 
 
 async def _bring(job: _Job, meter: Meter) -> Restored:
@@ -303,7 +327,7 @@ def _put(job: _Job, plan: Plan, ready: Ready, meter: Meter) -> Restored:
     """Put all in its place, by a journal where a later start can finish it; then the index; then tidy up."""
     sources, databases = gather(plan, ready, meter.tick)
     ops = operations(plan, sources, databases, job.manifest.entries)
-    aside = conflicts(plan.steps)
+    aside = sum(op.away for op in ops)
     folder = _conflicts(job.state_dir) if aside and job.state_dir is not None else None
     log = Journal(
         *(job.store_id, str(job.manifest.snapshot), job.revision, job.instance, job.index is not None),
@@ -354,7 +378,8 @@ def _stats(steps: Sequence[Step], placed: Mapping[str, Stat]) -> dict[str, Stat]
 
 def _restored(plan: Plan, applied: Applied, folder: Path | None, aside: int) -> Restored:
     blocked = {s.entry.path for s in plan.steps if s.action == "blocked"} | set(applied.blocked)
-    files = [s.entry for s in plan.steps if s.entry.kind == "file" and s.entry.path not in blocked]
+    known = [s for s in plan.steps if s.action != "gone"]
+    files = [s.entry for s in known if s.entry.kind == "file" and s.entry.path not in blocked]
     fetched = [s.entry for s in plan.steps if s.fetches and s.entry.path not in blocked]
     return Restored(
         files=len(files),
@@ -365,4 +390,6 @@ def _restored(plan: Plan, applied: Applied, folder: Path | None, aside: int) -> 
         conflicts=folder if folder is not None and folder.is_dir() else None,
         conflict_count=aside,
         blocked=tuple(sorted(blocked)),
+        image_newer=sum(s.action == "image" and s.local is not None for s in plan.steps),
+        buried=sum(s.action == "gone" for s in plan.steps),
     )

@@ -14,9 +14,10 @@ from typing import Any, Literal, TypeVar
 
 from sidecar import log
 from sidecar.errors import EX_REFUSED, EX_TEMPFAIL, ManifestError, RestoreFailed, SidecarError
-from sidecar.recovery import journal
+from sidecar.recovery import image, journal
 from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease, refusal, withdraw
 from sidecar.recovery.lease import Lease, Me, Tenure
+from sidecar.recovery.meter import Meter
 from sidecar.recovery.origin import Origin, find, way_out
 from sidecar.recovery.record import Record
 from sidecar.recovery.restore import Restored, read_manifest, restore
@@ -24,7 +25,7 @@ from sidecar.recovery.trouble import Damaged
 from sidecar.roots import Root
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Manifest, SnapshotId
-from sidecar.state import State
+from sidecar.state import RestoreProgress, State
 from sidecar.stores.base import Access, Denied, NotFound, Revision, Store, StoreError, Unavailable
 
 T = TypeVar("T")
@@ -50,6 +51,8 @@ class Plan:
     handoff_wait_s: float
     timeout_s: float
     on_failure: Failure
+    exclude: Sequence[str] = ()
+    own: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ class Start:
             self.record.facts["error"] = failure.message
             if over and self.plan.on_failure != "wait":
                 if self._may_go_on_without(failure):
+                    await asyncio.to_thread(image.close, self.index)
                     return None
                 raise failure
             if over:
@@ -203,9 +207,15 @@ class Start:
 
     async def _attempt(self) -> Recovered:
         await asyncio.to_thread(journal.finish_journal, self.plan.state_dir, self.index)
-        with self.record.step("claim") as row, self._bounded():
-            claimed = await self._find_and_claim()
-            row["detail"] = f"epoch {claimed.tenure.epoch}" if claimed.tenure else claimed.why_unleased
+        noting = asyncio.create_task(self._note_image())  # reads this disk while the store is asked
+        try:
+            with self.record.step("claim") as row, self._bounded():
+                claimed = await self._find_and_claim()
+                row["detail"] = f"epoch {claimed.tenure.epoch}" if claimed.tenure else claimed.why_unleased
+            await noting
+        finally:
+            noting.cancel()
+            await asyncio.gather(noting, return_exceptions=True)
         self.state.phase = "restoring"
         with self.record.step("restore") as row:
             origin = claimed.origin
@@ -215,7 +225,8 @@ class Start:
                         f"a restore was cut off half-way and its files are gone, and {self.store.url} has no snapshot"
                         f" to finish it from. To begin anew with what is on this disk, remove {self.plan.state_dir}"
                     )
-                await asyncio.to_thread(self.index.forget)
+                brought = await asyncio.to_thread(self.index.shipped)
+                await asyncio.to_thread(self.index.forget, brought)
                 row["detail"] = "cold start"
                 return claimed
             at = claimed.head if origin.source == origin.head else origin.source
@@ -234,6 +245,29 @@ class Start:
             )
             row["detail"] = f"{restored.files} files, {restored.fetched} of them fetched"
             return replace(claimed, restored=restored)
+
+    async def _note_image(self) -> None:
+        """Before anything is restored or main runs: what a fresh disk's image brought. Said where it is much."""
+        plan, began = self.plan, time.monotonic()
+        meter = Meter(RestoreProgress(), self._progress.alive)
+        try:
+            found = await meter.work(
+                image.note, self.index, plan.state_dir, plan.roots, plan.exclude, plan.own, meter.tick
+            )
+        except OSError as error:
+            log.warning(f"what the image ships can't be told ({error.strerror}): only snapshots count at this start")
+            return
+        if found is None:
+            return
+        if found.hashes:
+            seconds = time.monotonic() - began
+            what = f"{len(found.hashes):,} paths, {found.bytes:,} bytes read in {seconds:.1f} s"
+            (log.info if seconds >= 1 else log.debug)(f"the image ships in the roots: {what}")
+        if found.left:
+            log.warning(
+                f"the image ships more in the roots than {image.MOST_FILES:,} files and {image.MOST_BYTES >> 20:,} MB:"
+                f" of {found.left:,} files a newer image's version won't win over the snapshot's"
+            )
 
     def _restored_some(self) -> None:
         self._progress.reached(4, self.state.restore.files_done, self.state.restore.bytes_done)

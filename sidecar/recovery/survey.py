@@ -11,13 +11,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from sidecar.recovery.plan import Action, Local, Mode, Place, Step, decide, ordered, same_content, wants_hash
+from sidecar.recovery.plan import (
+    Action,
+    Image,
+    Local,
+    Mode,
+    Place,
+    Step,
+    at_or_under,
+    decide,
+    mains_folders,
+    ordered,
+    printed,
+    same_content,
+    wants_hash,
+)
 from sidecar.recovery.tree import Tick, Tree, is_database, steady_digest
 from sidecar.recovery.trouble import failed, in_the_way
 from sidecar.roots import Root
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Row, Stat
-from sidecar.snapshot.manifest import Entry, Manifest
+from sidecar.snapshot.manifest import FOLDER, Entry, Manifest, root_of
 
 STAGING = f"{STAGING_PREFIX}restore"
 
@@ -34,7 +48,8 @@ def places(manifest: Manifest, roots: Sequence[Root]) -> tuple[tuple[Place, ...]
             continue
         real = os.path.realpath(root.path)
         entry = manifest.entries.get(record.name)
-        if entry is not None and entry.kind == "file":
+        buried = entry is None and manifest.tombstones.get(record.name, FOLDER) != FOLDER
+        if buried or (entry is not None and entry.kind == "file"):
             base, leaf = os.path.split(real)
             mark = sha256(record.name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
             out.append(Place(record.name, root.path, base, leaf, f"{base.rstrip('/')}/{STAGING}-{mark}"))
@@ -57,21 +72,28 @@ def survey(
     *,
     only: str | None = None,
     own: str | None = None,
+    image: Image | None = None,
+    bury: bool = False,
     tick: Tick,
 ) -> list[Step]:
     """Look at every entry's place and decide on it; reads what only its content can tell.
 
-    ``own`` is our state dir, which no entry may reach into. Raises RestoreFailed where something can't be
+    ``own`` is our state dir, which no entry may reach into. ``image`` is a fresh disk's; with ``bury`` the snapshot's
+    tombstones act. Raises RestoreFailed where something can't be
     looked at, or a folder and a file stand for each other at a root itself. Blocks.
     """
     steps: list[Step] = []
     with ExitStack() as stack:
-        looker = _Looker(row_of, mode, own, tick)
+        looker = _Looker(manifest, row_of, mode, own, image, tick)
         for n, place in enumerate(where):
             tree = _open(place, mode, stack)
             names = [place.root] if place.root else [r.name for r in manifest.roots]
             for entry, implied in ordered(manifest, names, only, whole=not place.root):
                 steps.append(looker.step(entry, implied, n, place, tree))
+            if bury and mode == "bring" and tree is not None:
+                for path in sorted(manifest.tombstones, key=lambda p: p.split("/")):
+                    if root_of(path, names) is not None and at_or_under(path, only):
+                        steps += looker.buried(path, n, place, tree)
     return steps
 
 
@@ -89,8 +111,11 @@ def _open(place: Place, mode: Mode, stack: ExitStack) -> Tree | None:
 class _Looker:
     """Goes down the entries in order and remembers which folder they may not enter."""
 
-    def __init__(self, row_of: RowOf, mode: Mode, own: str | None, tick: Tick) -> None:
-        self.row_of, self.mode, self.tick = row_of, mode, tick
+    def __init__(
+        self, manifest: Manifest, row_of: RowOf, mode: Mode, own: str | None, image: Image | None, tick: Tick
+    ) -> None:
+        self.manifest, self.row_of, self.mode, self.image, self.tick = manifest, row_of, mode, image, tick
+        self.mains: set[str] | None = None
         self.own = os.path.realpath(own) if own else None
         self.may_chown = os.geteuid() == 0
         self.closed: tuple[str, Step] | None = None
@@ -112,7 +137,9 @@ class _Looker:
                 # The app locked itself out: its doing, and newer than the snapshot.
                 return self._close(Step("newer", entry, n, rel, None, implied, known))
             raise failed("look at", here, error) from error
-        action = decide(entry, local, row, self.mode, self.may_chown)
+        action = decide(entry, local, row, self.mode, self.may_chown, self.image)
+        if action == "image" and entry.kind == "dir" and self._has_mains(entry.path):
+            action = "conflict"
         if implied and action == "meta":
             action = "keep"
         if action == "conflict" and local is not None and local.kind == "dir" and tree is not None:
@@ -122,9 +149,34 @@ class _Looker:
         step = Step(action, entry, n, rel, local, implied, known, _recordable(action, entry, local, row))
         if step.changes and local is not None and self.mode != "confirm":
             self._refuse_unmovable(step, local, place, here)
-        if entry.kind == "dir" and (action == "blocked" or (local is not None and action == "newer")):
+        if entry.kind == "dir" and (action == "blocked" or (local is not None and action in ("newer", "image"))):
             return self._close(step)
         return step
+
+    def _has_mains(self, folder: str) -> bool:
+        """Whether anything in ``folder`` is main's: then an image that ships no folder there doesn't win."""
+        if self.mains is None:
+            self.mains = mains_folders(self.manifest)
+        return folder in self.mains
+
+    def buried(self, path: str, n: int, place: Place, tree: Tree) -> list[Step]:
+        """The step that takes away what main had deleted, where it is still what an image brought; else none."""
+        rel, what = place.rel(path), self.manifest.tombstones[path]
+        here = f"{place.base}/{rel}"
+        if not rel or path in self.manifest.entries or (self.own is not None and _reaches(here, self.own)):
+            return []
+        entry = Entry(path, "dir" if what == FOLDER else "file", 0, 0, 0, 0)
+        try:
+            local = self._local(entry, None, place, rel, tree)
+            if local is None or local.live or (local.kind == "dir" and tree.mount_point(rel)):
+                return []
+            if local.kind == "file" and not local.sha256:
+                local = replace(local, sha256=steady_digest(tree, rel, self.tick))
+        except OSError:
+            return []  # what can't be looked at is not what it was for sure
+        if local.kind == "other" or printed(local) != what:
+            return []
+        return [Step("gone", replace(entry, kind=local.kind), n, rel, local)]
 
     def _close(self, step: Step) -> Step:
         self.closed = (step.entry.path + "/", step)
@@ -150,7 +202,7 @@ class _Looker:
         if tree is None or local.kind != "file":
             return local
         local = _with_sides(local, tree, rel)
-        if wants_hash(entry, local, row):
+        if wants_hash(entry, local, row, self.image):
             local = replace(local, sha256=steady_digest(tree, rel, self.tick))
         return local
 

@@ -120,6 +120,11 @@ class Tree:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
 
+    def rmdir(self, rel: str) -> None:
+        folder, name = self.at(rel)
+        os.rmdir(name, dir_fd=folder)
+        self.forget()
+
     def remove(self, rel: str) -> None:
         """Remove what stands at ``rel``, a folder with all that is in it."""
         folder, name = self.at(rel)
