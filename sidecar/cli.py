@@ -99,6 +99,25 @@ def _status(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _forget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a root's name, or a path: data/cache or /data/cache")
+    _destroys(parser)
+
+
+def _prune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keep-last", metavar="N", type=_positive, help="the newest N snapshots stay (10)")
+    parser.add_argument(
+        "--keep-within", metavar="T", help="those of the last T stay too, such as 30d (30d; on the Hub none but N)"
+    )
+    _destroys(parser)
+
+
+def _destroys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would go")
+    parser.add_argument("-y", "--yes", action="store_true", help="don't ask")
+    _json(parser)
+
+
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hub", action="store_true", help="keep it in a local Hub instead (needs the source tree)")
 
@@ -153,6 +172,26 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "ask:sync",
             _sync,
             "Without an agent it takes the lease, commits once and gives it back.",
+        ),
+    ),
+    "Let go (asks first; --dry-run only says what would go)": (
+        Command(
+            "forget",
+            "NAME [--yes]",
+            "a root that is not declared any more, or what is newly excluded",
+            "forget:forget",
+            _forget,
+            "Snapshots carry both forward until then. Later snapshots are without it, earlier ones still have it; no"
+            " file on this disk is touched. By the agent if there is one, else under a lease of its own.",
+        ),
+        Command(
+            "prune",
+            "[--keep-last N]",
+            "old snapshots; what is kept stays restorable",
+            "prune:prune",
+            _prune,
+            "The newest snapshot and those before a mass deletion stay in any case. On the Hub the history is squashed:"
+            " it can't be undone.",
         ),
     ),
     "Set it up": (

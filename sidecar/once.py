@@ -1,4 +1,4 @@
-"""`sidecar sync` where no agent runs: claim the lease, commit once, release it."""
+"""`sidecar sync`, `forget` and `prune` where no agent runs: claim the lease, commit once, release it."""
 
 from __future__ import annotations
 
@@ -6,34 +6,40 @@ import asyncio
 import contextlib
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
-from sidecar import session
+from sidecar import session, tending
 from sidecar.errors import SidecarError, TryLater
 from sidecar.recovery import report
+from sidecar.recovery.claim import read_lease
 from sidecar.recovery.restore import read_manifest
 from sidecar.recovery.start import Start, settle
 from sidecar.session import Session, open_session
 from sidecar.stores.base import NotFound, StoreError
+from sidecar.sync import history
+from sidecar.sync.history import Retention
 
 PATIENCE_S = 3600.0
 
 
-def sync_once() -> dict[str, Any]:
+def sync_once(forget: str = "") -> dict[str, Any]:
     """One snapshot of the declared roots: ``{"snapshot", "revision", "changed"}``. Blocks.
+
+    It has nothing any more of what was only carried forward at or under ``forget`` (an entry's path).
 
     Raises ConfigError, TryLater while an agent or its main lives, and SidecarErrors; nothing is written then, but for
     a lease that could not be given back.
     """
     here = open_session(os.environ, os.urandom(8).hex())
     try:
-        return asyncio.run(_sync(here))
+        return asyncio.run(_sync(here, forget))
     finally:
         here.locks.release()
         here.index.close()
 
 
-async def _sync(here: Session) -> dict[str, Any]:
+async def _sync(here: Session, forget: str) -> dict[str, Any]:
     try:
         await require_known(here)
         start = Start(here.store, here.index, here.plan, here.state, here.record)
@@ -43,7 +49,7 @@ async def _sync(here: Session) -> dict[str, Any]:
         engine = await session.engine(here, session.base_of(recovered), recovered.tenure, recovered.access.now)
         if recovered.origin.readme:
             engine.rides["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
-        result = await engine.final(time.monotonic() + PATIENCE_S)
+        result = await engine.final(time.monotonic() + PATIENCE_S, forget=forget)
         if not result.ok:
             await start.give_back()
             raise TryLater(f"nothing was committed: {result.error}")
@@ -51,6 +57,49 @@ async def _sync(here: Session) -> dict[str, Any]:
     finally:
         with contextlib.suppress(StoreError, TimeoutError):
             await asyncio.wait_for(here.store.close(), 5)
+
+
+def prune_once(keep_last: int | None, keep_within_s: float | None) -> dict[str, Any]:
+    """Let go of old snapshots under a lease of our own, which is given back. Blocks. Raises SidecarErrors."""
+    here = open_session(os.environ, os.urandom(8).hex())
+    try:
+        return asyncio.run(_prune(here, keep_last, keep_within_s))
+    finally:
+        here.locks.release()
+        here.index.close()
+
+
+async def _prune(here: Session, keep_last: int | None, keep_within_s: float | None) -> dict[str, Any]:
+    store = here.store
+    try:
+        why = tending.why_not(here.settings)
+        if why:
+            raise SidecarError(why)
+        held = await read_lease(store, await store.head())
+        if held is not None and held.state != "released":
+            # To take it would fence an app that lives, for the sake of some space.
+            raise TryLater(
+                f"instance {held.instance} holds the lease, and may live: nothing was pruned. Prune where it runs; if"
+                " it is gone for good, `sidecar sync` or the next start takes the lease over"
+            )
+        start = Start(store, here.index, here.plan, here.state, here.record)
+        claimed = await start.claim_only()
+        if claimed.tenure is None:
+            raise TryLater(f"the store can't be written: {claimed.why_unleased}")
+        try:
+            found = await history.look(store, Retention.of(keep_last, keep_within_s, squashes=store.squashes))
+            await history.carry_out(store, found)
+        finally:
+            # A squash gave the commit that claimed another name.
+            with contextlib.suppress(StoreError):
+                head = await store.head()
+                if start.claimed is not None and head is not None:
+                    start.claimed = replace(start.claimed, revision=head)
+            await start.give_back()
+        return history.document(found)
+    finally:
+        with contextlib.suppress(StoreError, TimeoutError):
+            await asyncio.wait_for(store.close(), 5)
 
 
 async def require_known(here: Session) -> None:

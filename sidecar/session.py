@@ -38,7 +38,6 @@ NOT_YET = {
     "resume": "SIDECAR_RESUME",
     "drill_s": "SIDECAR_DRILL",
     "heartbeat_url": "SIDECAR_HEARTBEAT_URL",
-    "squash_after": "SIDECAR_SQUASH_AFTER",
 }
 
 

@@ -105,6 +105,7 @@ class State:
     upstream_seen: bool | None = None  # has the main app accepted a connection; None where nobody looks
     commits_hour: int = 0
     commits_total: int | None = None
+    stored_bytes: int | None = None  # all that the store keeps, where it tells
     cold_start: bool = False
     notes: dict[str, str] = field(default_factory=dict)  # code -> one sentence; each makes health warn
     failed_checks: list[str] = field(default_factory=list)  # as configured: one with a leading "!" fails health

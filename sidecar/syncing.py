@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
-from sidecar import log, session
+from sidecar import log, session, tending
 from sidecar.errors import EX_FAILED
 from sidecar.link import Link
 from sidecar.recovery import start
@@ -30,6 +30,7 @@ class Syncing:
     def __init__(self, here: Session, link: Link, starting: Start) -> None:
         self.here, self.link, self.state, self.start = here, link, here.state, starting
         self.verbs = AgentVerbs(self.state)
+        self.verbs.unpruned = tending.why_not(here.settings)
         self.engine: Engine | None = None
         self._work: list[asyncio.Task[Any]] = []
 
@@ -89,6 +90,7 @@ class Syncing:
         self.engine = self.verbs.engine = engine
         self.beside(self._sync_once_main_runs(engine))
         self.beside(self._heed_lease(engine))
+        self.beside(tending.tend(self.here.settings, self.state, engine))
 
     async def _sync_once_main_runs(self, engine: Engine) -> None:
         await self.link.main.started.wait()

@@ -1,4 +1,4 @@
-"""What can be asked of a running agent over HTTP: a checkpoint, or a sync."""
+"""What can be asked of a running agent over HTTP: a checkpoint, a sync, or to let go of something."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import asyncio
 import math
 from typing import Any
 
+from sidecar import log
+from sidecar.errors import SidecarError, TryLater
+from sidecar.recovery.restore import entry_path
+from sidecar.roots import Root
+from sidecar.snapshot.index import Row
 from sidecar.snapshot.manifest import root_of
 from sidecar.state import State
+from sidecar.stores.base import Denied, Unavailable
+from sidecar.sync import history
 from sidecar.sync.bulletin import Result
 from sidecar.sync.engine import Engine
+from sidecar.sync.forgetting import said, why_nothing
+from sidecar.sync.history import Retention
+from sidecar.sync.line import Edited, Fenced
 from sidecar.web.app import Answer
 
 _STATUS = {"fenced": 409, "unavailable": 503, "denied": 503, "no-room": 503, "failed": 503, "timeout": 504}
@@ -21,6 +31,8 @@ class AgentVerbs:
     def __init__(self, state: State) -> None:
         self.state = state
         self.engine: Engine | None = None
+        self.unpruned = ""
+        """Why no history may be let go of here, if none may."""
 
     async def checkpoint(self, roots: tuple[str, ...], timeout_s: float) -> Answer:
         if self.engine is None:
@@ -55,6 +67,53 @@ class AgentVerbs:
             return self._failed(result)
         return Answer(200, {"snapshot": result.snapshot, "revision": result.revision, "changed": result.changed})
 
+    async def forget(self, path: str, dry_run: bool) -> Answer:
+        """Let go of what is only carried forward at or under ``path``, as a person writes it, or say what would go."""
+        engine = self.engine
+        if engine is None:
+            return self._not_yet()
+        if engine.line.branch is not None:
+            detail = f"this instance writes to branch {engine.line.branch}, not to the main line"
+            return Answer(409, {"error": "fenced", "detail": detail})
+        name, rows, going = await asyncio.to_thread(_at, engine, path)
+        snapshot = str(engine.line.snapshot)
+        if not going:
+            return Answer(422, {"error": "nothing", "detail": why_nothing(name, rows, snapshot)})
+        body = said(name, snapshot, going)
+        if dry_run:
+            return Answer(200, body)
+        result = await engine.snapshot("asked", forget=name)
+        if not result.ok:
+            return self._failed(result)
+        log.info(f"let go of {name!r}: {body['files']:,} files; {snapshot} and the history before it still have them")
+        return Answer(200, {**body, "snapshot": result.snapshot, "revision": result.revision})
+
+    async def prune(self, keep_last: int | None, keep_within_s: float | None, dry_run: bool) -> Answer:
+        """Let go of old snapshots, or say which would go."""
+        engine = self.engine
+        if engine is None:
+            return self._not_yet()
+        if engine.line.branch is not None:
+            detail = f"this instance writes to branch {engine.line.branch}, not to the main line"
+            return Answer(409, {"error": "fenced", "detail": detail})
+        if self.unpruned:
+            return Answer(422, {"error": "refused", "detail": self.unpruned})
+        wanted = Retention.of(keep_last, keep_within_s, squashes=engine.store.squashes)
+        try:
+            found = await engine.prune(wanted, dry_run)
+        except Fenced:
+            return Answer(409, {"error": "fenced", "detail": "another instance holds the lease now"})
+        except Edited:
+            detail = "somebody edited the store: let the next sync go through, then try again"
+            return Answer(503, {"error": "edited", "detail": detail}, retry_after=30)
+        except Denied as error:
+            return Answer(503, {"error": "denied", "detail": error.message})
+        except (Unavailable, TryLater) as error:
+            return Answer(503, {"error": "unavailable", "detail": error.message}, retry_after=30)
+        except SidecarError as error:
+            return Answer(422, {"error": "refused", "detail": error.message})
+        return Answer(200, history.document(found))
+
     def _not_yet(self) -> Answer:
         if self.state.lease == "unleased":
             detail = "this instance has no lease yet, so nothing can be made durable; see /status"
@@ -69,3 +128,10 @@ class AgentVerbs:
         status = _STATUS.get(result.code, 503)
         retry = (result.retry_after or 10.0) if status == 503 else None
         return Answer(status, {"error": result.code or "failed", "detail": result.error}, retry_after=retry)
+
+
+def _at(engine: Engine, path: str) -> tuple[str, list[Row], list[Row]]:
+    """What ``path`` is called in the snapshot, the entries there, and those that can be let go of."""
+    recorded = [Root(r.name, r.path) for r in engine.index.roots() if r.path]
+    name = entry_path(path, [*engine.options.roots, *recorded])
+    return name, *engine.surveyor.at(name)

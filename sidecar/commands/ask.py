@@ -48,7 +48,7 @@ def sync(args: Namespace) -> int:
         news = f"{changed:,} changed" if changed else "nothing had changed"
         log.info(f"durable {reply.body.get('snapshot')}: {news}")
         return _made(reply.body, args)
-    return _refused(reply, args, "nothing was committed")
+    return refused(reply, args, "nothing was committed")
 
 
 def _made(body: dict[str, Any], args: Namespace) -> int:
@@ -84,7 +84,7 @@ def checkpoint(args: Namespace) -> int:
         raise UsageError(reply.why)
     if reply.status == 422:
         return _not_good(reply, args)
-    return _refused(reply, args, "the present state is not durable yet")
+    return refused(reply, args, "the present state is not durable yet")
 
 
 def _seconds(text: str) -> float:
@@ -108,7 +108,8 @@ def _not_good(reply: Reply, args: Namespace) -> int:
     return EX_FAILED
 
 
-def _refused(reply: Reply, args: Namespace, what: str) -> int:
+def refused(reply: Reply, args: Namespace, what: str) -> int:
+    """Say why an agent didn't do it; the exit code."""
     if args.json:
         words.document(reply.body)
     after = "" if reply.retry_after is None else f" Try again in {reply.retry_after:.0f} s"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -28,6 +29,12 @@ def named(path: str, key: str = "path") -> dict[str, str]:
     except UnicodeEncodeError:
         return {f"{key}_b64": base64.b64encode(path.encode("utf-8", "surrogateescape")).decode()}
     return {key: path}
+
+
+def unnamed(item: Mapping[str, Any], key: str = "path") -> str:
+    """The path that ``named`` wrote into ``item``."""
+    raw = item.get(f"{key}_b64")
+    return os.fsdecode(base64.b64decode(raw)) if raw is not None else str(item.get(key, ""))
 
 
 def size(count: float) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from sidecar import log
-from sidecar.errors import EX_FAILED, SidecarError
+from sidecar.errors import EX_FAILED, SidecarError, TryLater
 from sidecar.roots import Root
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Index
@@ -23,7 +23,7 @@ from sidecar.snapshot.manifest import LEASE, root_of, snapshot_in
 from sidecar.snapshot.stage import NoRoom
 from sidecar.state import State
 from sidecar.stores.base import Denied, Refused, Revision, Store, StoreError, Unavailable
-from sidecar.sync import pace
+from sidecar.sync import history, pace
 from sidecar.sync.bulletin import Bulletin, Result
 from sidecar.sync.line import Base, Edited, Fenced, Line, Tenure
 from sidecar.sync.mend import carried
@@ -197,8 +197,10 @@ class Engine:
 
     # --- one snapshot ---------------------------------------------------------------------------------------------
 
-    async def snapshot(self, why: Why, until: float | None = None) -> Result:
+    async def snapshot(self, why: Why, until: float | None = None, forget: str = "") -> Result:
         """Look, stage and commit once. ``until`` is a monotonic time; past it the attempt is given up.
+
+        At or under ``forget`` (an entry's path) the new snapshot has nothing any more that it only carried forward.
 
         Never raises for what a store or a disk does: the result says it.
         """
@@ -212,7 +214,7 @@ class Engine:
             why_not = self.state.sync.error or "the store has not answered yet"
             return Result(False, error=f"another sync was still under way: {why_not.rstrip('.')}", code="timeout")
         try:
-            return await self._snapshot(why, until)
+            return await self._snapshot(why, until, forget)
         finally:
             self._lock.release()
 
@@ -229,7 +231,7 @@ class Engine:
             self.line.cut()
         await asyncio.wait_for(self._lock.acquire(), left / 2)
 
-    async def _snapshot(self, why: Why, until: float) -> Result:
+    async def _snapshot(self, why: Why, until: float, forget: str = "") -> Result:
         self._collect()
         dirty, self._dirty = self._dirty, {}
         first, self._first = self._first or time.monotonic(), 0.0
@@ -242,6 +244,7 @@ class Engine:
             confirm_present=why == "checkpoint" and self.state.main_state == "running",
             reassert=self._reassert,
             still=why == "final",
+            forget=forget,
         )
         folder = self.options.state_dir / "staging" / f"{os.getpid()}-{time.monotonic_ns()}"
         try:
@@ -440,6 +443,27 @@ class Engine:
 
     # --- verbs ----------------------------------------------------------------------------------------------------
 
+    async def prune(self, retention: history.Retention, dry_run: bool = False) -> history.Plan:
+        """Let go of old snapshots, with nobody asking for the lease meanwhile. Raises Fenced, Edited, SidecarErrors.
+
+        A squash renames the head and has no parent check: it is read again afterwards.
+        """
+        if dry_run:
+            return await history.look(self.store, retention)
+        async with self._lock:
+            await self._settle_unclear(time.monotonic() + 60)
+            if self._handing_over or await self.line.heed(30) != "mine":
+                raise TryLater("a new instance asks for the lease: nothing was pruned")
+            found = await history.look(self.store, retention)
+            began = time.monotonic()
+            for _ in range(await history.carry_out(self.store, found)):
+                self.budget.note(began, automatic=False)
+            await self.line.heed(60)
+            if self.line.head is not None and self.line.snapshot is not None:
+                await asyncio.to_thread(self.index.moved, self.line.head)
+                self.state.sync.revision = self.line.head
+            return found
+
     async def checkpoint(self) -> Result:
         """A snapshot whose look at every entry began after this call; calls that come while one waits share it."""
         waiting = self._checkpoint
@@ -467,11 +491,11 @@ class Engine:
                 )
             return await self._snapshot("checkpoint", time.monotonic() + 600)
 
-    async def final(self, until: float, *, why: Why = "final") -> Result:
+    async def final(self, until: float, *, why: Why = "final", forget: str = "") -> Result:
         """The last snapshot and the release of the lease in one commit; tried until ``until`` (monotonic)."""
         failures = 0
         while True:
-            result = await self.snapshot(why, until)
+            result = await self.snapshot(why, until, forget)
             if result.ok or result.code in ("fenced", "denied"):
                 return result
             failures += 1

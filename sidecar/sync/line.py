@@ -16,8 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, Protocol
 
+import orjson
+
 from sidecar import log
 from sidecar.snapshot.manifest import ASKS, LEASE, SnapshotId, snapshot_in
+from sidecar.snapshot.manifest import PATH as MANIFEST
 from sidecar.stores.base import (
     Commit,
     Conflict,
@@ -250,7 +253,8 @@ class Line:
     async def heed(self, seconds: float) -> Verdict:
         """What the lease at the head says of us; the head is taken over where we may still write on it.
 
-        Raises Fenced, and Edited where more than the lease was changed. StoreError where it can't be read.
+        A squash gives our snapshot another revision, and changes nothing. Raises Fenced, and Edited where more than
+        the lease was changed. StoreError where it can't be read.
         """
         limit = max(seconds, 0.1)
         try:
@@ -262,7 +266,15 @@ class Line:
         verdict = await self.judge(head, limit)
         if verdict == "fenced":
             raise Fenced
-        since = await self._since(self.head, seconds)
+        history = await self._history(SINCE, seconds)
+        there = next((n for n, commit in enumerate(history) if commit.revision == self.head), None)
+        since = history if there is None else history[:there]
+        squashed = there is None and self.head is not None and len(history) < SINCE
+        if squashed:
+            self.ours = head  # what had it before is gone; its bytes are checked wherever they are taken from
+            if verdict != "lost" and await self._same(head, since, limit):
+                self.requested, self.lost, self.head = verdict == "requested", False, head
+                return verdict
         if verdict == "lost" and any(CLAIMS.match(c.title) for c in since):
             raise Fenced  # it was lost after somebody had taken it
         self.requested = verdict == "requested"
@@ -273,11 +285,15 @@ class Line:
         self.ours = head
         return verdict
 
-    async def _since(self, before: Revision | None, seconds: float) -> list[Commit]:
-        """The commits since ``before``, newest first; all of the newest hundred where it isn't among those."""
-        history = await self._history(SINCE, seconds)
-        there = next((n for n, commit in enumerate(history) if commit.revision == before), None)
-        return history if there is None else history[:there]
+    async def _same(self, head: Revision | None, history: list[Commit], limit: float) -> bool:
+        """Whether a squashed ``history``, whose newest revision is ``head``, is our snapshot under another name."""
+        if self.snapshot is None or sum(not c.title.startswith(ASKS) for c in history) != 1:
+            return False
+        raw = await read_small(self.store, head, MANIFEST, limit)
+        try:
+            return raw is not None and orjson.loads(raw)["snapshot"] == str(self.snapshot)
+        except (ValueError, TypeError, KeyError):
+            return False
 
     async def judge(self, head: Revision | None, limit: float) -> Verdict:
         """What the lease at ``head`` says of us."""

@@ -15,6 +15,7 @@ from sidecar.snapshot.manifest import RootRecord, root_of
 from sidecar.snapshot.mounts import mount_of
 from sidecar.snapshot.scan import RootKind, Scan, moved, scan_paths, scan_root
 from sidecar.snapshot.stage import Staged, stage
+from sidecar.sync.forgetting import carried_only
 from sidecar.sync.plan import looks_like_database, lost, mass_deletion
 from sidecar.sync.staging import Staging
 from sidecar.sync.unseen import unseen
@@ -218,24 +219,20 @@ class Surveyor:
         excluder = self._excluders.get(name)
         if excluder is None or files > FEW:
             return files
-        return files - sum(1 for row in forgettable(self.index.under(name), name, excluder) if row.entry.kind != "dir")
+        return files - sum(row.entry.kind != "dir" for row in carried_only(self.index.under(name), {name: excluder}))
 
-    def forgettable(self, name: str) -> list[Row]:
-        """The entries at or under ``name`` that are only carried forward: of no declared root, or excluded. Blocks."""
+    def at(self, name: str) -> tuple[list[Row], list[Row]]:
+        """The entries at or under ``name``, and those of them that are only carried forward. Blocks."""
         rows = self.index.under(name)
-        out = [row for row in rows if root_of(row.entry.path, (r.name for r in self.roots)) is None]
-        for root in self.roots:
-            below = [row for row in rows if root_of(row.entry.path, [root.name]) is not None]
-            if below:
-                excluder = Excluder(self._places[root.name], self.patterns, self.own)
-                out.extend(forgettable(below, root.name, excluder))
-        return out
+        return rows, carried_only(
+            rows, {r.name: Excluder(self._places[r.name], self.patterns, self.own) for r in self.roots}
+        )
 
     def _forget(self, out: Survey, name: str) -> None:
         if not name:
             return
         known = {row.entry.path for row in out.gone}
-        let_go = [row for row in self.forgettable(name) if row.entry.path not in known]
+        let_go = [row for row in self.at(name)[1] if row.entry.path not in known]
         out.gone.extend(let_go)
         out.forgotten = frozenset(row.entry.path for row in let_go)
         declared = {root.name for root in self.roots}
@@ -320,15 +317,6 @@ class Surveyor:
         again = folder / "again"
         again.mkdir(parents=True)
         return stage(found, self.index, again, force=True).staged
-
-
-def forgettable(rows: Iterable[Row], root: str, excluder: Excluder) -> list[Row]:
-    """Those of a declared root's entries that are excluded now: a sync carries them forward for ever."""
-    return [
-        row
-        for row in rows
-        if (relative := row.entry.path[len(root) + 1 :]) and excluder.hides(relative, row.entry.kind == "dir")
-    ]
 
 
 def _marked(staged: Staged) -> Staged:

@@ -10,9 +10,10 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -33,6 +34,7 @@ ALWAYS = "/_sidecar"
 CHECKPOINT_S = 30.0
 CHECKPOINT_MAX_S = 120.0
 SYNC_MAX_S = 600.0
+PRUNE_MAX_S = 1800.0
 _GRACE_S = 5.0
 _RETRY_MAX_S = 3600.0
 _BODY_MAX = 64 * 1024
@@ -58,10 +60,12 @@ class Answer:
 
 
 class Verbs(Protocol):
-    """The two things that can be asked of the agent. Both answer in time; neither raises for a refusal."""
+    """What can be asked of the agent. All of it answers in time; none raises for a refusal."""
 
     async def checkpoint(self, roots: tuple[str, ...], timeout_s: float) -> Answer: ...
     async def sync(self) -> Answer: ...
+    async def forget(self, path: str, dry_run: bool) -> Answer: ...
+    async def prune(self, keep_last: int | None, keep_within_s: float | None, dry_run: bool) -> Answer: ...
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -90,6 +94,9 @@ def build(state: State, verbs: Verbs, *, prefix: str | None, api_token: str | No
         for start in dict.fromkeys((base, ALWAYS))
         for path, (method, endpoint) in paths.items()
     ]
+    # Only there: an app may well have a page "/forget" of its own, and nobody calls these but our commands.
+    for path, endpoint in (("/forget", own.forget), ("/prune", own.prune)):
+        routes.append(Route(ALWAYS + path, endpoint, methods=["POST"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: own.no_such, Exception: own.broken})
     app.router.redirect_slashes = False  # a redirect would repeat whatever Host the caller made up
     return app
@@ -158,6 +165,32 @@ class _Own:
         refused = self._refused(request)
         return await self._run(self._verbs.sync(), SYNC_MAX_S) if refused is None else refused
 
+    async def forget(self, request: Request) -> Response:
+        refused = self._refused(request) or self._for_owners(request)
+        if refused is not None:
+            return refused
+        # Not as starlette reads it: the name of a file may be any bytes.
+        raw = request.scope.get("query_string", b"").decode("ascii", "replace")
+        query = parse_qs(raw, errors="surrogateescape")
+        path = (query.get("path") or [""])[-1]
+        if not path.strip("/") or "\0" in path:
+            return _error(400, "bad-path", "path: the root, or the path of one, to let go of")
+        return await self._run(self._verbs.forget(path, _yes(query)), SYNC_MAX_S)
+
+    async def prune(self, request: Request) -> Response:
+        refused = self._refused(request) or self._for_owners(request)
+        if refused is not None:
+            return refused
+        query = parse_qs(request.url.query)
+        try:
+            last = int(query["keep-last"][-1]) if "keep-last" in query else None
+            within = parse_duration(query["keep-within"][-1]) if "keep-within" in query else None
+        except ValueError as error:
+            return _error(400, "bad-retention", f"keep-last takes a number, keep-within a duration: {error}")
+        if last is not None and last < 1:
+            return _error(400, "bad-retention", "keep-last takes a whole number from 1 on")
+        return await self._run(self._verbs.prune(last, within, _yes(query)), PRUNE_MAX_S)
+
     async def no_such(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == 404:
@@ -187,6 +220,15 @@ class _Own:
             return _error(429, "busy", busy, headers={"retry-after": "1"})
         return None
 
+    def _for_owners(self, request: Request) -> Response | None:
+        """What can't be undone is for our own commands and for who has the token, wherever it comes from."""
+        if access.sees_names(access.caller(request.scope), self._api_token):
+            return None
+        what = (
+            "this destroys what is kept: it is asked over the Unix socket in the state dir, or with SIDECAR_API_TOKEN"
+        )
+        return _error(403, "not-yours", what)
+
     async def _run(self, verb: Coroutine[Any, Any, Answer], limit_s: float) -> Response:
         """Wait for ``verb``; past ``limit_s`` answer 504 and leave it alone: it may be in mid-commit."""
         task = asyncio.create_task(verb)
@@ -209,6 +251,10 @@ class _Own:
         self._in_flight.discard(task)
         if not task.cancelled():
             task.exception()  # seen, also where nobody waits for it any more
+
+
+def _yes(query: Mapping[str, Sequence[str]]) -> bool:
+    return "1" in query.get("dry-run", ())
 
 
 def prefers_html(accept: str) -> bool:

@@ -52,6 +52,8 @@ NOTED = {
     "cold-start": "The store was empty: started with nothing to restore, and nothing is durable yet.",
     "damaged-head": "The newest snapshot is damaged; it is kept apart, an older one is in use.",
     "held-deletion": "Much was deleted at once: the store keeps it until that is confirmed.",
+    "long-history": "The dataset has so many commits that it is time to prune it, or to set SIDECAR_SQUASH_AFTER.",
+    "store-grows": "The store takes more than what is left on its disk: it is time to prune it.",
     "orphan": "Recovery failed: what the main program writes is kept on a branch of its own.",
     "port-unavailable": "The port could not be had: nothing answers there.",
     "root-unwritable": "A root can't be written by this user.",

@@ -90,7 +90,11 @@ def status(state: State, now_mono: float, *, names: bool) -> dict[str, Any]:
             "agent": state.keepalive.agent,
             "every_s": state.keepalive.every_s,
         },
-        "commits": {"hour": state.commits_hour, "total": state.commits_total},
+        "commits": {
+            "hour": state.commits_hour,
+            "total": state.commits_total,
+            "stored_bytes": state.stored_bytes,
+        },
         "checklist": checklist(state, now_mono),
         "version": state.version,
         "instance": state.instance,

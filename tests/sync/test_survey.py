@@ -199,10 +199,10 @@ def test_what_is_newly_excluded_is_carried_forward_until_it_is_forgotten(rig: Ri
     survey = rig.sync()
     assert (survey.reason, survey.gone, survey.unreadable) == (False, [], {})
     hidden = {"data/cache", "data/cache/1", "data/cache/sub", "data/cache/sub/2", "data/x.log", "data/more/y.log"}
-    assert {r.entry.path for r in rig.surveyor.forgettable("data")} == hidden
-    assert {r.entry.path for r in rig.surveyor.forgettable("data/more")} == {"data/more/y.log"}
-    assert rig.surveyor.forgettable("data/a") == []
-    assert rig.surveyor.forgettable("dat") == []
+    assert {r.entry.path for r in rig.surveyor.at("data")[1]} == hidden
+    assert {r.entry.path for r in rig.surveyor.at("data/more")[1]} == {"data/more/y.log"}
+    assert rig.surveyor.at("data/a")[1] == []
+    assert rig.surveyor.at("dat") == ([], [])
     before = rig.head
     survey = rig.sync(Look(forget="data/cache"))
     assert survey.forgotten == {p for p in hidden if p.startswith("data/cache")}
@@ -223,7 +223,7 @@ def test_a_root_that_is_not_declared_any_more_goes_when_it_is_forgotten(base: Pa
         rig.sync()
         rig.roots = [r for r in rig.roots if r.name in ("data", "a/b")]
         rig.surveyor = rig.new_surveyor()
-        assert rig.surveyor.forgettable("data") == []
+        assert rig.surveyor.at("data")[1] == []
         rig.sync(Look({}, forget="more/d"))
         assert {"more", "more/x"} == {p for p in paths(rig.manifest()) if p.startswith("more")}
         rig.sync(Look({}, forget="more"))

@@ -38,7 +38,7 @@ class Verbs:
     answer: Answer = field(default_factory=lambda: Answer(200, {"snapshot": "7.1", "revision": "abc"}))
     error: Exception | None = None
     hold: asyncio.Event | None = None
-    asked: list[tuple[tuple[str, ...], float] | str] = field(default_factory=list)
+    asked: list[tuple[Any, ...] | str] = field(default_factory=list)
 
     async def checkpoint(self, roots: tuple[str, ...], timeout_s: float) -> Answer:
         self.asked.append((roots, timeout_s))
@@ -46,6 +46,14 @@ class Verbs:
 
     async def sync(self) -> Answer:
         self.asked.append("sync")
+        return await self._come_to()
+
+    async def forget(self, path: str, dry_run: bool) -> Answer:
+        self.asked.append(("forget", path, dry_run))
+        return await self._come_to()
+
+    async def prune(self, keep_last: int | None, keep_within_s: float | None, dry_run: bool) -> Answer:
+        self.asked.append(("prune", keep_last, keep_within_s, dry_run))
         return await self._come_to()
 
     async def _come_to(self) -> Answer:
