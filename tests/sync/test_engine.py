@@ -216,7 +216,7 @@ def test_whatever_a_store_or_a_disk_does_the_result_says_it(
     async def scenario(life: Life) -> None:
         life.fill("a")
         if isinstance(fault, sqlite3.Error):
-            monkeypatch.setattr(type(life.index), "begin", lambda *_: (_ for _ in ()).throw(fault))
+            monkeypatch.setattr(type(life.index), "begin", lambda *_, **__: (_ for _ in ()).throw(fault))
         else:
             life.store.plan["commit"] = [fault] * 3
         result = await life.engine.snapshot("asked")
