@@ -73,11 +73,15 @@ def remove(state_dir: Path) -> None:
 
 def _line(value: dict[str, Any]) -> bytes:
     # ASCII escapes carry lone surrogates, which stand for the bytes of a name that isn't UTF-8.
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    return _encode(value).encode() + b"\n"
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_FIELDS = tuple((f.name, f.default) for f in fields(Op))
 
 
 def _small(op: Op) -> dict[str, Any]:
-    return {f.name: v for f in fields(op) if (v := getattr(op, f.name)) != f.default}
+    return {name: value for name, default in _FIELDS if (value := getattr(op, name)) != default}
 
 
 def _replace(path: Path, pieces: Iterable[bytes]) -> None:

@@ -51,9 +51,14 @@ class Meter:
             self._done[1] += size
 
     @contextmanager
-    def flight(self) -> Iterator[Callable[[int], None]]:
-        """Bytes that arrive in this block show at once, but are done only when they were verified."""
-        mine = 0
+    def flight(self, already: int = 0) -> Iterator[Callable[[int], None]]:
+        """Bytes that arrive in this block show at once, but are done only when they were verified.
+
+        ``already``: those that an earlier attempt has brought, which are no progress now.
+        """
+        mine = already
+        with self._lock:
+            self._flying += already
 
         def arrived(size: int) -> None:
             nonlocal mine

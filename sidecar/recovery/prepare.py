@@ -8,14 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.plan import Place, Plan, Step
-from sidecar.recovery.staging import PARALLEL, Want, reuse
+from sidecar.recovery.shelf import begun, reuse
+from sidecar.recovery.staging import LARGE, PARALLEL, Want
 from sidecar.recovery.tree import Tick, Tree, is_database, pour, settle
 from sidecar.recovery.trouble import failed, no_room, unwritable
 from sidecar.snapshot.manifest import Manifest
@@ -43,26 +44,32 @@ def prepare(plan: Plan, manifest: Manifest, state_dir: Path | None, meter: Meter
     for n, steps in changing.items():
         _check_folders(plan.places[n], steps, snapshot)
     where = list(plan.places)
+    wants: list[Want] = []
     needs = plan.needs()
-    staged: dict[int, set[str]] = {}
     for n, steps in changing.items():
-        if not steps:
-            continue
-        where[n] = _stage_at(where[n], steps[0], snapshot, state_dir)
-        wanted = {sha: of[0].entry.size for (place, sha), of in needs.items() if place == n}
-        try:
-            staged[n] = reuse(Path(where[n].staging), wanted, meter.tick)
-        except OSError as error:
-            raise failed("stage a restore in", where[n].staging, error) from error
-    wants = []
-    for (n, sha), of in needs.items():
-        size = of[0].entry.size
-        if sha in staged[n]:
-            meter.done(len(of), len(of) * size)
-        else:
-            wants.append(Want(Path(where[n].staging), of[0].entry, len(of)))
+        if steps:
+            where[n] = _stage_at(where[n], steps[0], snapshot, state_dir)
+            of_place = {sha: of for (place, sha), of in needs.items() if place == n}
+            wants += _missing(Path(where[n].staging), of_place, manifest, meter)
     _check_room(plan, manifest, where, wants, state_dir)
     return Ready(tuple(where), tuple(wants))
+
+
+def _missing(staging: Path, needs: Mapping[str, list[Step]], manifest: Manifest, meter: Meter) -> list[Want]:
+    """What of a place's ``needs`` (by sha256) no earlier attempt has left in ``staging``; all else there goes."""
+    wanted = {sha: of[0].entry.size for sha, of in needs.items()}
+    packed = {of[0].entry.frame.bundle for of in needs.values() if of[0].entry.frame is not None}
+    try:
+        staged = reuse(staging, {**{sha: manifest.bundles[sha] for sha in packed}, **wanted}, meter.tick)
+    except OSError as error:
+        raise failed("stage a restore in", str(staging), error) from error
+    wants = []
+    for sha, of in needs.items():
+        if sha in staged:
+            meter.done(len(of), len(of) * of[0].entry.size)
+        else:
+            wants.append(Want(staging, of[0].entry, len(of)))
+    return wants
 
 
 def _check_folders(place: Place, steps: list[Step], snapshot: str) -> None:
@@ -122,20 +129,24 @@ def _check_room(
     """Compare what is still to come with what each filesystem has free."""
     needed: dict[int, int] = {}
     shown: dict[int, str] = {}
+    devices: dict[str, int] = {}
 
     def add(path: str, size: int) -> None:
-        device = os.stat(path).st_dev
-        shown.setdefault(device, path)
+        if (device := devices.get(path)) is None:
+            device = devices[path] = os.stat(path).st_dev
+            shown.setdefault(device, path)
         needed[device] = needed.get(device, 0) + -(-size // BLOCK) * BLOCK
 
-    bundles: dict[str, Want] = {}
+    bundles: dict[str, Path] = {}
     for want in wants:
-        add(str(want.staging), want.entry.size)
-        if want.entry.frame is not None:
-            bundles.setdefault(want.entry.frame.bundle, want)
+        entry = want.entry
+        add(str(want.staging), entry.size - (begun(want.staging, entry.sha256) if entry.size >= LARGE else 0))
+        if entry.frame is not None:
+            bundles.setdefault(entry.frame.bundle, want.staging)
+    coming = {sha: size for sha in bundles if (size := _to_come(bundles[sha], sha, manifest.bundles[sha]))}
     # Only so many are on the disk at a time; each is removed once it is unpacked.
-    for sha in sorted(bundles, key=lambda s: -manifest.bundles[s])[:PARALLEL]:
-        add(str(bundles[sha].staging), manifest.bundles[sha])
+    for sha in sorted(coming, key=lambda s: -coming[s])[:PARALLEL]:
+        add(str(bundles[sha]), coming[sha])
     for (n, _), of in plan.needs().items():
         for step in of[1:]:
             add(where[n].staging, step.entry.size)  # its own copy
@@ -151,11 +162,16 @@ def _check_room(
             raise no_room(os.path.dirname(shown[device]), size, free)
 
 
-def gather(plan: Plan, ready: Ready, tick: Tick) -> tuple[dict[str, str], set[str]]:
+def _to_come(staging: Path, sha: str, size: int) -> int:
+    """How much of a bundle isn't in ``staging`` yet."""
+    return 0 if (staging / sha).exists() else size - begun(staging, sha)
+
+
+def gather(plan: Plan, ready: Ready, looked: Mapping[str, bool], tick: Tick) -> tuple[dict[str, str], set[str]]:
     """The staged file's name for each path that is fetched, and which paths are databases. Blocks.
 
-    All of it is on disk then. Each entry gets a file of its own, so that putting one in its place never takes
-    another's.
+    ``looked``: whether it is one, by sha256, where somebody knows. All of it is on disk then. Each entry gets a file of
+    its own, so that putting one in its place never takes another's.
     """
     sources: dict[str, str] = {}
     databases: set[str] = set()
@@ -171,7 +187,7 @@ def gather(plan: Plan, ready: Ready, tick: Tick) -> tuple[dict[str, str], set[st
                         sources[step.entry.path] = sha if not number else f"{sha}.{number}"
                         if number:
                             _copy(staging, sha, sources[step.entry.path], tick)
-                    if is_database(staging, sha):
+                    if looked[sha] if sha in looked else is_database(staging, sha):
                         databases.update(s.entry.path for s in of)
             settle(place.staging)
         except OSError as error:
@@ -185,7 +201,7 @@ def _copy(staging: Tree, name: str, new: str, tick: Tick) -> None:
     try:
         target = staging.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            pour(source, target, tick)
+            pour(source, target, tick, durable=False)  # all of staging is, at the end
         finally:
             os.close(target)
     finally:

@@ -139,7 +139,7 @@ class _Run:
             if tree.lstat(op.rel + ending) is not None and not (op.away and self._away(op, tree, ending)):
                 tree.unlink(op.rel + ending)
         try:
-            staging.rename(op.source, tree, op.rel)
+            staging.move_file(op.source, tree, op.rel)
         except OSError as error:
             if error.errno not in _NO_RENAME:
                 raise

@@ -319,13 +319,13 @@ def _look(job: _Job, meter: Meter) -> Plan:
 async def _bring(job: _Job, meter: Meter) -> Restored:
     plan = await meter.work(_look, job, meter)
     ready = await meter.work(prepare, plan, job.manifest, job.state_dir, meter)
-    await fetch(job.store, job.revision, job.manifest, ready.wants, meter)
-    return await meter.to_the_end(_put, job, replace(plan, places=ready.places), ready, meter)
+    looked = await fetch(job.store, job.revision, job.manifest, ready.wants, meter)
+    return await meter.to_the_end(_put, job, replace(plan, places=ready.places), ready, looked, meter)
 
 
-def _put(job: _Job, plan: Plan, ready: Ready, meter: Meter) -> Restored:
+def _put(job: _Job, plan: Plan, ready: Ready, looked: Mapping[str, bool], meter: Meter) -> Restored:
     """Put all in its place, by a journal where a later start can finish it; then the index; then tidy up."""
-    sources, databases = gather(plan, ready, meter.tick)
+    sources, databases = gather(plan, ready, looked, meter.tick)
     ops = operations(plan, sources, databases, job.manifest.entries)
     aside = sum(op.away for op in ops)
     folder = _conflicts(job.state_dir) if aside and job.state_dir is not None else None

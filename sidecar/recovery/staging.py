@@ -1,7 +1,8 @@
 """Bringing a snapshot's bytes into staging: fetched, verified, and kept by name of their content.
 
-What was verified before a cut is found again by its name and not fetched twice. A file that comes wrong is
-fetched again over a call of its own, three times in all; what is wrong then is damaged.
+What was verified before a cut is found again by its name and not fetched twice; of a large file that was cut the
+bytes that had come are gone on from. A file that comes wrong is fetched again over a call of its own, three times in
+all; what is wrong then is damaged.
 """
 
 from __future__ import annotations
@@ -9,31 +10,31 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import stat as st
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
 
-from sidecar.errors import ManifestError
+from sidecar.recovery.follow import Follower
 from sidecar.recovery.meter import Meter
-from sidecar.recovery.tree import Tick, digest
+from sidecar.recovery.shelf import PART, is_content
 from sidecar.recovery.trouble import Damaged, failed
+from sidecar.recovery.unpack import Member, Unpacker, groups, spans
 from sidecar.snapshot import bundle
 from sidecar.snapshot import manifest as names
-from sidecar.snapshot.manifest import Entry, Frame, Manifest
-from sidecar.stores.base import Corrupt, NotFound, Store, StoreError, Unavailable
+from sidecar.snapshot.manifest import Entry, Manifest
+from sidecar.stores.base import Corrupt, NotFound, Ranged, Store, StoreError, Unavailable
 
 TRIES = 3
 PARALLEL = 4
 BATCH_FILES = 50
 BATCH_BYTES = 64 * 1024 * 1024
 
-_EMPTY = sha256(b"").hexdigest()
+LARGE = 8 * 1024 * 1024
+"""From so many bytes on a file is fetched by itself: hashed as it comes, and gone on with after a cut."""
+
 _inboxes = count()
 
 Job = Callable[[], Awaitable[None]]
@@ -48,38 +49,6 @@ class Want:
     uses: int = 1
 
 
-def reuse(staging: Path, wanted: Mapping[str, int], tick: Tick) -> set[str]:
-    """Which of ``wanted`` (sha256 -> size) an earlier attempt has left in ``staging``; all else there goes.
-
-    Empty content is made, not looked for. Blocks.
-    """
-    found: set[str] = set()
-    for name in os.listdir(staging):
-        path = staging / name
-        if name in wanted and _is(path, wanted[name], name, tick):
-            found.add(name)
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    if wanted.get(_EMPTY) == 0 and _EMPTY not in found:
-        (staging / _EMPTY).touch(0o600)
-        found.add(_EMPTY)
-    return found
-
-
-def _is(path: Path, size: int, sha: str, tick: Tick) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        found = os.fstat(fd)
-        return st.S_ISREG(found.st_mode) and found.st_size == size and digest(fd, tick) == sha
-    finally:
-        os.close(fd)
-
-
 def _inbox(staging: Path) -> Path:
     """A new empty folder in ``staging``."""
     path = staging / f"in-{os.getpid()}-{next(_inboxes)}"
@@ -87,20 +56,26 @@ def _inbox(staging: Path) -> Path:
     return path
 
 
-async def fetch(store: Store, revision: str, manifest: Manifest, wants: Iterable[Want], meter: Meter) -> None:
+async def fetch(
+    store: Store, revision: str, manifest: Manifest, wants: Iterable[Want], meter: Meter
+) -> Mapping[str, bool]:
     """Fetch and verify ``wants`` (each staging and sha256 once).
 
-    Raises what the store raises, Damaged, or RestoreFailed where the staging's disk refuses.
+    Returns which of them are databases, by sha256, as far as that showed on the way. Raises what the store raises,
+    Damaged, or RestoreFailed where the staging's disk refuses.
     """
     fetcher = _Fetcher(store, revision, manifest, meter)
     plain: list[Want] = []
     bundled: dict[str, list[Want]] = {}
+    jobs: list[Job] = []
     for want in wants:
         if want.entry.frame is not None:
             bundled.setdefault(want.entry.frame.bundle, []).append(want)
+        elif want.entry.size >= LARGE:
+            jobs.append(partial(fetcher.one, want))
         else:
             plain.append(want)
-    jobs: list[Job] = [partial(fetcher.bundle, sha, members) for sha, members in bundled.items()]
+    jobs += [partial(fetcher.bundle, sha, members) for sha, members in bundled.items()]
     jobs += [partial(fetcher.batch, batch) for batch in _batches(plain)]
     try:
         await _all(jobs)
@@ -109,6 +84,7 @@ async def fetch(store: Store, revision: str, manifest: Manifest, wants: Iterable
         raise
     except OSError as error:
         raise failed("stage a restore in", os.fsdecode(error.filename or "?"), error) from error
+    return fetcher.databases
 
 
 def _batches(wants: list[Want]) -> Iterable[list[Want]]:
@@ -160,6 +136,10 @@ class _Fetcher:
 
     def __init__(self, store: Store, revision: str, manifest: Manifest, meter: Meter) -> None:
         self.store, self.revision, self.manifest, self.meter = store, revision, manifest, meter
+        self.snapshot = str(manifest.snapshot)
+        self.databases: dict[str, bool] = {}
+
+    # Files, and bundles as a whole
 
     async def batch(self, wants: list[Want]) -> None:
         """Mirrored files: all in one call, then what came wrong or not at all in calls of its own."""
@@ -171,6 +151,37 @@ class _Fetcher:
             if wrong.get(path, 0) >= TRIES:
                 await self._give_up(path, error)
             error = await self._call([left[path]], left, wrong)
+
+    async def one(self, want: Want) -> None:
+        """A large file: by itself, where the store can go on in the middle of it."""
+        if want.entry.size < LARGE or not isinstance(self.store, Ranged) or not await self._whole(self.store, want):
+            await self.batch([want])
+
+    async def _whole(self, store: Ranged, want: Want) -> bool:
+        """Fetch one file, going on from what an earlier start has of it; false where it came wrong."""
+        entry, target = want.entry, want.staging / want.entry.sha256
+        part = target.with_name(f"{target.name}{PART}")
+        follower = await self.meter.work(Follower, part, self.meter.tick)
+        wrong = False
+        try:
+            with self.meter.flight(follower.start) as arrived:
+
+                def came(size: int) -> None:
+                    follower.more(size)
+                    arrived(size)
+
+                await store.fetch_range(self.revision, entry.path, range(follower.start, entry.size), part, came)
+        except (Corrupt, NotFound):
+            wrong = True
+        finally:
+            # Also after a cut: nobody may touch the file any more when the next attempt comes.
+            found = await self.meter.to_the_end(follower.finish)
+        if wrong or found != (entry.sha256, entry.size):
+            part.unlink(missing_ok=True)
+            return False
+        os.replace(part, target)
+        self._done(want)
+        return True
 
     async def _call(self, asked: list[Want], left: dict[str, Want], wrong: dict[str, int]) -> StoreError | None:
         """One fetch; takes what is good out of ``left``, and counts in ``wrong`` what isn't."""
@@ -196,31 +207,28 @@ class _Fetcher:
         """Verify what lies in ``box``, and keep the good: which paths are good, which have wrong bytes."""
         good, bad = [], []
         for want in asked:
-            path = box / want.entry.path
+            entry, path = want.entry, f"{box}/{want.entry.path}"
             if not os.path.lexists(path):
                 continue
-            if self._keep(path, want):
-                good.append(want.entry.path)
+            if is_content(path, entry.sha256, entry.size, self.meter.tick):
+                os.chmod(path, 0o600)
+                os.replace(path, f"{want.staging}/{entry.sha256}")
+                self._done(want)
+                good.append(entry.path)
             else:
-                bad.append(want.entry.path)
+                bad.append(entry.path)
         shutil.rmtree(box, ignore_errors=True)
         return good, bad
 
-    def _keep(self, path: Path, want: Want) -> bool:
-        entry = want.entry
-        if not _is(path, entry.size, entry.sha256, self.meter.tick):
-            return False
-        os.chmod(path, 0o600)
-        os.replace(path, want.staging / entry.sha256)
-        self.meter.done(want.uses, want.uses * entry.size)
+    def _done(self, want: Want) -> None:
+        self.meter.done(want.uses, want.uses * want.entry.size)
         self.meter.tick()
-        return True
 
     async def _give_up(self, path: str, error: StoreError | None) -> None:
         if isinstance(error, NotFound):
             await self._still_there(error)
         why = f"{TRIES} fetches brought other bytes than were committed" if error is None else error.message
-        raise Damaged(path, str(self.manifest.snapshot), why)
+        raise Damaged(path, self.snapshot, why)
 
     async def _still_there(self, error: NotFound) -> None:
         """A revision that a squash took away is no damage: raises ``error`` where its manifest is gone."""
@@ -229,44 +237,50 @@ class _Fetcher:
                 return
         raise error
 
+    # What lies in bundles
+
     async def bundle(self, sha: str, wants: list[Want]) -> None:
-        """A bundle, whole, and its members unpacked."""
-        staging = wants[0].staging
-        whole = Entry(bundle.store_path(sha), "file", 0o600, 0, 0, 0, self.manifest.bundles[sha], sha)
+        """The members of one bundle: of a large one that little is wanted of, only the parts that have it."""
+        size = self.manifest.bundles[sha]
+        packed = wants[0].staging / sha
+        members = [Member(w.entry, w.staging, w.uses) for w in wants]
+        parts = spans(members, size) if isinstance(self.store, Ranged) and not packed.exists() else []
+        if parts and isinstance(self.store, Ranged):
+            members = await self._parts(self.store, sha, members, parts)
+        if not members:
+            return
+        whole = Entry(bundle.store_path(sha), "file", 0o600, 0, 0, 0, size, sha)
         try:
-            await self.batch([Want(staging, whole, 0)])
+            if not packed.exists():  # else an earlier start had it already, verified since
+                await self.one(Want(wants[0].staging, whole, 0))
         except Damaged as error:
             inside = f"it carries {wants[0].entry.path!r}" + (f" and {len(wants) - 1} more" if wants[1:] else "")
-            raise Damaged(error.path, str(self.manifest.snapshot), f"{error.why} ({inside})") from None
-        packed = staging / sha
+            raise Damaged(error.path, self.snapshot, f"{error.why} ({inside})") from None
         try:
-            await self.meter.work(self._unpack, packed, wants)
+            # The bundle's own bytes are right: what is wrong was committed so.
+            for path, why in (await self.meter.work(self._unpack, packed, members)).items():
+                raise Damaged(path, self.snapshot, why)
         finally:
             packed.unlink(missing_ok=True)
 
-    def _unpack(self, packed: Path, wants: list[Want]) -> None:
-        groups: dict[tuple[int, int, Path], dict[str, Want]] = {}
-        for want in wants:
-            frame = want.entry.frame
-            assert frame is not None
-            groups.setdefault((frame.offset, frame.length, want.staging), {})[want.entry.path] = want
-        with open(packed, "rb") as file:
-            for offset, length, staging in sorted(groups):
-                self._frame(file, Frame(packed.name, offset, length), groups[offset, length, staging], staging)
-
-    def _frame(self, file: BinaryIO, frame: Frame, wants: dict[str, Want], staging: Path) -> None:
-        """The members of one frame. The bundle's own bytes are right: what is wrong was committed so."""
-        box = _inbox(staging)
-        snapshot = str(self.manifest.snapshot)
-        left = dict(wants)
+    async def _parts(self, store: Ranged, sha: str, members: list[Member], parts: list[range]) -> list[Member]:
+        """Take ``members`` out of some parts of their bundle; those that it didn't work for."""
+        box = await self.meter.work(_inbox, members[0].staging)
         try:
-            for path, member in bundle.read(file, frame, {p: w.entry for p, w in wants.items()}, box):
-                want = left.pop(path, None)
-                if want is not None and not self._keep(member, want):
-                    raise Damaged(path, snapshot, "its bundle holds other bytes than were committed")
-        except ManifestError as error:
-            raise Damaged(next(iter(left), frame.bundle), snapshot, error.message) from error
+            with self.meter.flight() as arrived:
+                for span in parts:
+                    await store.fetch_range(self.revision, bundle.store_path(sha), span, box / sha, arrived)
+            bad = await self.meter.work(self._unpack, box / sha, members)
+        except (Corrupt, NotFound):
+            return members
         finally:
-            shutil.rmtree(box, ignore_errors=True)
-        if left:
-            raise Damaged(next(iter(left)), snapshot, "it isn't where its bundle should hold it")
+            await self.meter.work(shutil.rmtree, box, True)
+        return [m for m in members if m.entry.path in bad]
+
+    def _unpack(self, packed: Path, members: list[Member]) -> dict[str, str]:
+        unpacker = Unpacker(packed, self.meter.done, self.meter.tick)
+        with unpacker:
+            for frame, of in groups(members):
+                unpacker.frame(frame, of)
+        self.databases.update(unpacker.databases)
+        return unpacker.bad

@@ -38,6 +38,7 @@ class Tree:
         self.base = base
         self._fd = os.open(base, _FOLDER & ~os.O_NOFOLLOW if follow else _FOLDER)
         self._chain: list[tuple[str, int]] = []  # the folders down to where the last call was
+        self._at = ""  # their path
 
     def close(self) -> None:
         self.forget()
@@ -51,19 +52,24 @@ class Tree:
 
     def forget(self) -> None:
         """Look every folder up anew: one of them was moved or replaced."""
+        self._at = ""
         while self._chain:
             os.close(self._chain.pop()[1])
 
     def folder(self, rel: str) -> int:
         """A descriptor of the folder ``rel``, valid until the next call; NotADirectoryError for a link."""
+        if rel == self._at:
+            return self._last()
         parts = rel.split("/") if rel else []
         same = 0
         while same < min(len(parts), len(self._chain)) and self._chain[same][0] == parts[same]:
             same += 1
         while len(self._chain) > same:
             os.close(self._chain.pop()[1])
+        self._at = "/".join(parts[:same])
         for part in parts[same:]:
             self._chain.append((part, os.open(part, _FOLDER, dir_fd=self._last())))
+            self._at = f"{self._at}/{part}" if self._at else part
         return self._last()
 
     def _last(self) -> int:
@@ -150,6 +156,12 @@ class Tree:
             os.close(kept)
         self.forget()
 
+    def move_file(self, rel: str, to: Tree, new: str) -> None:
+        """``rename`` for a file into another tree, where no folder that was looked up becomes another."""
+        source, name = self.at(rel)
+        folder, new_name = to.at(new)
+        os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=folder)
+
     def dress(self, rel: str, mode: int | None, uid: int, gid: int, mtime_ns: int | None) -> None:
         """Set owner, mode and mtime of ``rel``, where we may; a link has no mode. None leaves as it is."""
         found = self.lstat(rel)
@@ -164,6 +176,9 @@ class Tree:
                     os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=folder, follow_symlinks=False)
             return
         if not st.S_ISREG(found.st_mode) and not st.S_ISDIR(found.st_mode):
+            return
+        dressed = mode in (None, st.S_IMODE(found.st_mode)) and mtime_ns in (None, found.st_mtime_ns)
+        if dressed and (found.st_uid, found.st_gid) == (uid, gid):
             return
         fd, target = self._handle(rel)
         try:
@@ -273,8 +288,8 @@ def is_database(tree: Tree, rel: str) -> bool:
         os.close(fd)
 
 
-def pour(source: int, target: int, tick: Tick) -> None:
-    """Make the file ``target`` hold exactly what ``source`` holds, on disk."""
+def pour(source: int, target: int, tick: Tick, *, durable: bool = True) -> None:
+    """Make the file ``target`` hold exactly what ``source`` holds; on disk, if ``durable``."""
     offset = 0
     while piece := os.pread(source, PIECE, offset):
         view = memoryview(piece)
@@ -283,7 +298,8 @@ def pour(source: int, target: int, tick: Tick) -> None:
             view, offset = view[done:], offset + done
         tick()
     os.ftruncate(target, offset)
-    os.fsync(target)
+    if durable:
+        os.fsync(target)
 
 
 def copy_out(source: Tree, rel: str, target: Tree, new: str, tick: Tick) -> None:
@@ -315,6 +331,15 @@ def copy_out(source: Tree, rel: str, target: Tree, new: str, tick: Tick) -> None
     else:
         return
     target.dress(new, st.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns)
+
+
+def begin_writing(fd: int, offset: int, size: int) -> None:
+    """Let the disk begin with these bytes of a file, so that less is left to wait for; a hint only. Doesn't block."""
+    import ctypes
+
+    with suppress(AttributeError):  # another libc
+        # sync_file_range(2), SYNC_FILE_RANGE_WRITE
+        ctypes.CDLL(None).sync_file_range(ctypes.c_int(fd), ctypes.c_int64(offset), ctypes.c_int64(size), 2)
 
 
 def settle(folder: str) -> None:

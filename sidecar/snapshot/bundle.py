@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -106,63 +106,133 @@ def write(members: Iterable[tuple[Entry, Path]], into: Path) -> Built:
     return Built(name, size, entries)
 
 
-def read(bundle: BinaryIO, frame: Frame, wanted: dict[str, Entry], into: Path) -> Iterator[tuple[str, Path]]:
-    """Unpack the members of one frame that ``wanted`` names, each to a file of its own in ``into``.
+Pieces = Iterator[memoryview]
 
-    Yields the member's path and the file. The bytes are not trusted: no member grows past the size that its entry
-    states, what isn't wanted is skipped, and a frame that isn't what it should be raises ManifestError. Blocks.
+
+def read(bundle: int, frame: Frame, wanted: Mapping[str, Entry]) -> Iterator[tuple[Entry, Pieces]]:
+    """The members of one frame that ``wanted`` names, each with its bytes in pieces; ``bundle`` is a descriptor.
+
+    Pieces are read before the next member is asked for. The bytes are not trusted: no member grows past the size
+    that its entry states, what isn't wanted is skipped, and a frame that isn't what it should be raises
+    ManifestError. Nothing is said of a member's bytes: that is for whoever knows its sha256. Blocks.
     """
-    bundle.seek(frame.offset)
-    source = cast(BinaryIO, _Window(bundle, frame.length))
-    most = sum(e.size for e in wanted.values()) + FRAME + (len(wanted) + 1) * 16384
-    try:
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(source, closefd=False) as plain:
-            limited = _Limit(plain, max(most, 2 * FRAME), frame.bundle)
-            with tarfile.open(fileobj=limited, mode="r|", errorlevel=1, encoding="utf-8") as tar:
-                for number, info in enumerate(tar):
-                    entry = wanted.get(info.name)
-                    if entry is None or not info.isreg():
-                        continue
-                    if info.size != entry.size:
-                        raise ManifestError(f"{entry.path!r} has another size in its bundle than in the manifest")
-                    data = tar.extractfile(info)
-                    assert data is not None
-                    target = into / f"{frame.offset}-{number}"
-                    with open(target, "xb") as out:
-                        while piece := data.read(1 << 20):
-                            out.write(piece)
-                    yield info.name, target
-    except (tarfile.TarError, zstandard.ZstdError, EOFError, ValueError) as error:
-        raise ManifestError(f"bundle {frame.bundle[:12]}… can't be read at {frame.offset}: {error}") from None
+    most = max(sum(e.size for e in wanted.values()) + FRAME + (len(wanted) + 1) * 16384, 2 * FRAME)
+    window = cast(BinaryIO, _Window(bundle, frame))
+    with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(window, closefd=False) as plain:
+        yield from _members(_Tar(plain, most, frame), wanted)
+
+
+def _members(tar: _Tar, wanted: Mapping[str, Entry]) -> Iterator[tuple[Entry, Pieces]]:
+    """What ``write`` makes of GNU's tar format, and no more: headers, long names, regular files.
+
+    A header's checksum isn't looked at: what it would tell, the member's sha256 tells better.
+    """
+    long_name = None
+    while (header := tar.take(_BLOCK)) is not None and header[0]:
+        kind, size = header[156:157], tar.number(header[124:136])
+        if kind in _NO_DATA or size < 0:  # int() takes a sign
+            size = 0
+        if kind == _LONG_NAME and size <= _LONGEST_NAME:
+            name = tar.take(size)
+            long_name = None if name is None else _text(name)
+        else:
+            name_here, long_name = long_name or _text(header[:100]), None
+            entry = wanted.get(name_here) if kind in _REGULAR else None
+            if entry is None:
+                tar.skip(size)
+            elif size != entry.size:
+                raise ManifestError(f"{entry.path!r} has another size in its bundle than in the manifest")
+            else:
+                pieces = tar.pieces(size)
+                yield entry, pieces
+                for _ in pieces:
+                    pass
+        tar.skip(-size % _BLOCK)
+
+
+_BLOCK = 512
+_LONGEST_NAME = 1 << 16
+_REGULAR = (b"0", b"\0")
+_LONG_NAME = b"L"
+_NO_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+class _Tar:
+    """At most ``most`` bytes of an unpacked frame: more is a decompression bomb, not a snapshot."""
+
+    def __init__(self, plain: zstandard.ZstdDecompressionReader, most: int, frame: Frame) -> None:
+        self.plain, self.left, self.frame = plain, most, frame
+        self.buffer, self.at = b"", 0
+
+    def _bad(self, why: object) -> ManifestError:
+        return ManifestError(f"bundle {self.frame.bundle[:12]}… can't be read at {self.frame.offset}: {why}")
+
+    def _more(self) -> bool:
+        """Read on; false at the end."""
+        try:
+            data = self.plain.read(min(_PIECE, self.left + 1))
+        except zstandard.ZstdError as error:
+            raise self._bad(error) from None
+        self.left -= len(data)
+        if self.left < 0:
+            raise ManifestError(f"bundle {self.frame.bundle[:12]}… unpacks to more than its members need: refused")
+        self.buffer, self.at = self.buffer[self.at :] + data, 0
+        return bool(data)
+
+    def number(self, field: bytes) -> int:
+        """Octal digits, or GNU's binary form from 8 GiB on."""
+        if field[0] == 0x80:
+            return int.from_bytes(field[1:])
+        try:
+            return int(field.rstrip(b"\0 ").lstrip(b" "), 8)
+        except ValueError:
+            raise self._bad(f"{field!r} is no size") from None
+
+    def take(self, size: int) -> bytes | None:
+        """The next ``size`` bytes, a few; None at the end."""
+        while len(self.buffer) - self.at < size:
+            if not self._more():
+                if self.at < len(self.buffer):
+                    raise self._bad("it ends too early")
+                return None
+        start, self.at = self.at, self.at + size
+        return self.buffer[start : self.at]
+
+    def pieces(self, size: int) -> Pieces:
+        """The next ``size`` bytes, as they come. Raises ManifestError where they don't."""
+        while size:
+            if self.at == len(self.buffer) and not self._more():
+                raise self._bad("it ends too early")
+            piece = memoryview(self.buffer)[self.at : self.at + size]
+            self.at += len(piece)
+            size -= len(piece)
+            yield piece
+
+    def skip(self, size: int) -> None:
+        if size <= len(self.buffer) - self.at:
+            self.at += size
+        else:
+            for _ in self.pieces(size):
+                pass
+
+
+_PIECE = 1 << 20
 
 
 class _Window(io.RawIOBase):
-    """The next ``length`` bytes of a file, as a file."""
+    """The bytes of one frame of a file, as a file; several may read different frames at once."""
 
-    def __init__(self, file: BinaryIO, length: int) -> None:
-        self.file, self.left = file, length
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data = self.file.read(self.left if size < 0 else min(size, self.left))
-        self.left -= len(data)
-        return data
-
-
-class _Limit(io.RawIOBase):
-    """At most ``most`` bytes of ``file``: more is a decompression bomb, not a snapshot."""
-
-    def __init__(self, file: zstandard.ZstdDecompressionReader, most: int, bundle: str) -> None:
-        self.file, self.left, self.bundle = file, most, bundle
+    def __init__(self, fd: int, frame: Frame) -> None:
+        self.fd, self.at, self.end = fd, frame.offset, frame.offset + frame.length
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = self.file.read(size if size >= 0 else self.left + 1)
-        self.left -= len(data)
-        if self.left < 0:
-            raise ManifestError(f"bundle {self.bundle[:12]}… unpacks to more than its members need: refused")
+        data = os.pread(self.fd, min(self.end - self.at, _PIECE if size < 0 else size), self.at)
+        self.at += len(data)
         return data

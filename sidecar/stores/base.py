@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sidecar.errors import EX_FAILED, EX_REFUSED, EX_TEMPFAIL, SidecarError
 
@@ -191,3 +191,18 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Give back connections, threads and child processes."""
+
+
+@runtime_checkable
+class Ranged(Protocol):
+    """What a store may be able to do besides: give a part of one file without the rest of it."""
+
+    async def fetch_range(
+        self, revision: Revision, path: str, span: range, into: Path, progress: Progress | None = None
+    ) -> None:
+        """Write the bytes ``span`` of ``path`` as of ``revision`` to the same place in the file ``into``.
+
+        ``into`` is made where it is missing; nothing else of it is touched. What came before a failure stays, in
+        order and without gaps, so that the next call can go on from there. Nothing is verified: whoever asks for a
+        part knows what should be in it. ``NotFound`` as in ``fetch``; ``Corrupt`` where the file ends too early.
+        """

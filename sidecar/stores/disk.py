@@ -9,8 +9,9 @@ import hashlib
 import os
 import random
 import shutil
+import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -23,6 +24,9 @@ _T = TypeVar("_T")
 
 CHUNK = 1 << 20
 _FLUSHES = 8
+_PIECES = 512
+"""Of one write; the system takes 1,024."""
+
 _FICLONE = 0x40049409  # linux/fs.h: share the source's extents; btrfs, XFS, bcachefs
 
 Alive = Callable[[], None]
@@ -77,6 +81,69 @@ def free_space(where: Path) -> str:
 def create(path: Path) -> FileIO:
     """A new private file that can be read back."""
     return FileIO(path, "x+", opener=lambda p, flags: os.open(p, flags | os.O_CLOEXEC, 0o600))
+
+
+class Sink:
+    """The bytes ``span`` of the file ``path``, filled in order by a thread that may be told to let go at any time.
+
+    Once ``close`` has returned nothing more is written, whatever that thread still does: the file may be somebody's
+    by then.
+    """
+
+    def __init__(self, path: Path, span: range) -> None:
+        self.path, self.at, self.stop = path, span.start, span.stop
+        self._fd = -1
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Make the file where it is missing. OSError once the sink is closed; so for all that follows."""
+        with self._lock:
+            self._open()
+
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """The next bytes; what goes beyond the span is left out."""
+        with self._lock:
+            self._open()
+            for start in range(0, len(pieces), _PIECES):
+                self._write(pieces[start : start + _PIECES])
+
+    def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        size = min(sum(map(len, pieces)), self.stop - self.at)
+        done = os.pwritev(self._fd, pieces, self.at) if size == sum(map(len, pieces)) else 0
+        self.at += done
+        if done < size:  # a full disk, or more than was asked for
+            view = memoryview(b"".join(pieces))[done:size]
+            while view:
+                done = os.pwrite(self._fd, view, self.at)
+                view = view[done:]
+                self.at += done
+
+    def again(self) -> None:
+        """Begin anew, with an empty file."""
+        with self._lock:
+            self._open()
+            os.ftruncate(self._fd, 0)
+            self.at = 0
+
+    def clone(self, source: FileIO) -> bool:
+        """Share all of ``source``'s bytes, where the file system can."""
+        with self._lock:
+            self._open()
+            return _clone(source.fileno(), self._fd)
+
+    def _open(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, "nobody waits for it any more", str(self.path))
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
 
 def make_folders(path: Path) -> None:
@@ -137,8 +204,12 @@ def sync_folder(path: Path) -> None:
 
 def clone(source: FileIO, target: FileIO) -> bool:
     """Let ``target`` share ``source``'s bytes where the file system can; it costs no space and no time."""
+    return _clone(source.fileno(), target.fileno())
+
+
+def _clone(source: int, target: int) -> bool:
     try:
-        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+        fcntl.ioctl(target, _FICLONE, source)
     except OSError:
         return False
     return True

@@ -15,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -33,7 +35,7 @@ from sidecar.stores.base import (
     Unsupported,
     Usage,
 )
-from sidecar.stores.disk import Alive
+from sidecar.stores.disk import Alive, Sink
 from sidecar.stores.ledger import Ledger
 from sidecar.stores.objects import Key, damaged
 from sidecar.stores.pathtree import Entry
@@ -91,6 +93,18 @@ class FolderStore:
         """Write ``paths`` as of ``revision`` below ``into``; see ``Store.fetch``."""
         wanted = list(dict.fromkeys(paths))
         await self._run("fetching", lambda alive: self._fetch(revision, wanted, into, progress, alive))
+
+    async def fetch_range(
+        self, revision: Revision, path: str, span: range, into: Path, progress: Progress | None = None
+    ) -> None:
+        """A part of ``path``; see ``Ranged``."""
+        if not span:
+            return
+        sink = Sink(into, span)
+        try:
+            await self._run("fetching", partial(self._fetch_range, revision, path, sink, progress))
+        finally:
+            await asyncio.to_thread(sink.close)
 
     async def listing(self, revision: Revision) -> Mapping[str, int]:
         """Every path of ``revision`` with its size in bytes."""
@@ -220,6 +234,38 @@ class FolderStore:
     def _fetch(
         self, revision: Revision, wanted: list[str], into: Path, progress: Progress | None, alive: Alive
     ) -> None:
+        found = self._find(revision, wanted)
+        for path in wanted:
+            try:
+                self._fetch_one(path, found[path], into, progress, alive)
+            except OSError as error:
+                raise _unwritable(path, into, error) from error
+
+    def _fetch_range(self, revision: Revision, path: str, sink: Sink, progress: Progress | None, alive: Alive) -> None:
+        entry = self._find(revision, [path])[path]
+        if sink.stop > entry.size:
+            raise damaged(("contents", entry.content), f"it ends before byte {sink.stop:,} ({shown(path)})")
+        with self._open(path, entry) as source:
+            try:
+                if range(sink.at, sink.stop) == range(entry.size) and sink.clone(source):
+                    sink.at = entry.size
+                    if progress is not None:
+                        progress(entry.size)
+                source.seek(sink.at)
+                for chunk in disk.chunks(source, alive, self._failed(path)):
+                    before = sink.at
+                    sink.write([chunk])
+                    if progress is not None:
+                        progress(sink.at - before)
+                    if sink.at == sink.stop:
+                        break
+            except OSError as error:
+                raise _unwritable(path, sink.path, error) from error
+        if sink.at < sink.stop:
+            raise damaged(("contents", entry.content), f"its bytes have changed on the disk ({shown(path)})")
+
+    def _find(self, revision: Revision, wanted: Iterable[str]) -> dict[str, Entry]:
+        """What ``revision`` has at each of ``wanted``. Raises NotFound."""
         for path in wanted:
             if paths.why_not(path):  # before any tree is believed: a hostile one could name ../../etc
                 raise NotFound(f"no path {shown(path)} in revision {revision[:12]}: {paths.why_not(path)}.")
@@ -227,31 +273,28 @@ class FolderStore:
         for path in wanted:
             if self._below + path not in found:
                 raise NotFound(f"no path {shown(path)} in revision {revision[:12]} of {self.url}.")
-        for path in wanted:
-            try:
-                self._fetch_one(path, found[self._below + path], into, progress, alive)
-            except OSError as error:  # the caller's disk: nothing that the store denies or doesn't have
-                raise Unavailable(
-                    f"{shown(path)} can't be written below {shown(str(into))} ({disk.free_space(into)} free there): "
-                    f"{error.strerror or type(error).__name__}. The store is not affected."
-                ) from error
+        return {path: found[self._below + path] for path in wanted}
 
-    def _fetch_one(self, path: str, entry: Entry, into: Path, progress: Progress | None, alive: Alive) -> None:
+    def _open(self, path: str, entry: Entry) -> FileIO:
         key: Key = ("contents", entry.content)
         try:
             source = self._ledger.objects.open(key)
         except OSError as error:
-            raise disk.trouble(error, f"reading {shown(path)}", self._root) from error
+            raise self._failed(path)(error) from error
         if source is None:
             raise damaged(key, f"it is missing ({shown(path)})")
+        return source
 
-        def failed(error: OSError) -> StoreError:
-            return disk.trouble(error, f"reading {shown(path)}", self._root)
+    def _failed(self, path: str) -> Callable[[OSError], StoreError]:
+        return lambda error: disk.trouble(error, f"reading {shown(path)}", self._root)
 
+    def _fetch_one(self, path: str, entry: Entry, into: Path, progress: Progress | None, alive: Alive) -> None:
+        key: Key = ("contents", entry.content)
+        source = self._open(path, entry)
         temporary = into / f".sidecar-fetch-{secrets.token_hex(8)}"
         try:
             with source, disk.create(temporary) as file:
-                got = disk.copy(source, file, alive, failed, progress)
+                got = disk.copy(source, file, alive, self._failed(path), progress)
             if got != (entry.content, entry.size):
                 raise damaged(key, f"its bytes have changed on the disk ({shown(path)})")
             target = into / path
@@ -289,3 +332,11 @@ class FolderStore:
                 with self._repo.locked(alive):
                     created = self._repo.begin()
         return Access(why is None, exists, created, now=time.time(), detail=why or "a folder store")
+
+
+def _unwritable(path: str, into: Path, error: OSError) -> Unavailable:
+    """The caller's disk failed: nothing that the store denies or doesn't have."""
+    return Unavailable(
+        f"{shown(path)} can't be written below {shown(str(into))} ({disk.free_space(into)} free there): "
+        f"{error.strerror or type(error).__name__}. The store is not affected."
+    )

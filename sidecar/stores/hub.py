@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +34,7 @@ from sidecar.stores.base import (
     Unsupported,
     Usage,
 )
+from sidecar.stores.disk import Sink
 from sidecar.stores.hubcall import Answered, Call, Patience, again, in_thread
 from sidecar.stores.hubcommit import Job, commit, landed
 from sidecar.stores.huberrors import explain
@@ -128,6 +130,18 @@ class HubStore:
         names = list(paths)
         if names:
             await self._run(lambda r, c: hubfetch.fetch(r, revision, names, into, progress, c), "download", stall=True)
+
+    async def fetch_range(
+        self, revision: Revision, path: str, span: range, into: Path, progress: Progress | None = None
+    ) -> None:
+        if not span:
+            return
+        sink = Sink(into, span)
+        try:
+            work = partial(hubfetch.fetch_range, revision, path, sink, progress)
+            await self._run(work, "download", stall=True)
+        finally:
+            await asyncio.to_thread(sink.close)
 
     async def listing(self, revision: Revision) -> Mapping[str, int]:
         """Without a prefix also what the Hub put there itself (``.gitattributes``)."""

@@ -1,0 +1,126 @@
+"""Taking members out of a bundle's frames into staging, hashed on the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from sidecar.errors import ManifestError
+from sidecar.recovery.tree import Tick
+from sidecar.snapshot import bundle
+from sidecar.snapshot.found import SQLITE_MAGIC
+from sidecar.snapshot.manifest import Entry, Frame
+
+GAP = 256 * 1024
+"""Bytes between two wanted parts that are cheaper to fetch than to ask twice."""
+
+MOST_PARTS = 8
+LEAST = 1024 * 1024
+"""A bundle below this size is fetched whole."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A bundled entry whose bytes are to become ``<staging>/<sha256>``, for so many entries."""
+
+    entry: Entry
+    staging: Path
+    uses: int
+
+    @property
+    def frame(self) -> Frame:
+        assert self.entry.frame is not None
+        return self.entry.frame
+
+
+def groups(members: Iterable[Member]) -> Iterator[tuple[Frame, list[Member]]]:
+    """``members`` by frame, in the bundle's order."""
+    out: dict[Frame, list[Member]] = {}
+    for member in members:
+        out.setdefault(member.frame, []).append(member)
+    return iter(sorted(out.items(), key=lambda item: item[0].offset))
+
+
+def spans(members: Iterable[Member], size: int) -> list[range]:
+    """The few parts of a bundle of ``size`` bytes that hold all of ``members``; none where the whole is no dearer."""
+    out: list[range] = []
+    for start, stop in sorted({(m.frame.offset, m.frame.offset + m.frame.length) for m in members}):
+        if out and start <= out[-1].stop + GAP:
+            out[-1] = range(out[-1].start, max(out[-1].stop, stop))
+        else:
+            out.append(range(start, stop))
+    worth = size >= LEAST and len(out) <= MOST_PARTS and 2 * sum(map(len, out)) <= size
+    return out if worth and out[-1].stop <= size else []
+
+
+class Unpacker:
+    """Reads frames of the file ``packed``.
+
+    ``bad``: what is wrong with members that aren't as they should be, by path. ``databases``: of the others, by
+    sha256, whether they start as SQLite's files do. ``done`` is called with files and bytes of what was verified.
+    Raises OSError. For one thread.
+    """
+
+    def __init__(self, packed: Path, done: Callable[[int, int], None], tick: Tick) -> None:
+        self._fd = os.open(packed, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._done, self._tick = done, tick
+        self.bad: dict[str, str] = {}
+        self.databases: dict[str, bool] = {}
+
+    def __enter__(self) -> Unpacker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def frame(self, frame: Frame, members: list[Member]) -> None:
+        """Take ``members`` out of one frame; no other member is looked at."""
+        left = {m.entry.path: m for m in members}
+        why = "it isn't where its bundle should hold it"
+        try:
+            for entry, pieces in bundle.read(self._fd, frame, {p: m.entry for p, m in left.items()}):
+                member = left.pop(entry.path, None)
+                if member is not None:
+                    self._member(member, pieces)
+        except ManifestError as error:
+            why = error.message
+        self.bad.update(dict.fromkeys(left, why))
+
+    def _member(self, member: Member, pieces: bundle.Pieces) -> None:
+        entry = member.entry
+        path = f"{member.staging}/{entry.sha256}"
+        total, head = sha256(), b""
+        fd = os.open(path, _NEW, 0o600)
+        try:
+            for piece in pieces:
+                total.update(piece)
+                if len(head) < len(SQLITE_MAGIC):
+                    head += piece[: len(SQLITE_MAGIC)]
+                while piece:
+                    piece = piece[os.write(fd, piece) :]
+                self._tick()
+            good = total.hexdigest() == entry.sha256
+            if good and member.uses == 1:
+                _dress(fd, entry)
+        finally:
+            os.close(fd)
+        if good:
+            self.databases[entry.sha256] = head.startswith(SQLITE_MAGIC)
+            self._done(member.uses, member.uses * entry.size)
+        else:
+            os.unlink(path)
+            self.bad[entry.path] = "its bundle holds other bytes than were committed"
+
+
+def _dress(fd: int, entry: Entry) -> None:
+    """Mode and time while the file is open anyway: what it can't have, or we couldn't read then, comes later."""
+    with suppress(OSError, OverflowError):
+        if entry.mode != 0o600 and entry.mode & 0o400:
+            os.fchmod(fd, entry.mode)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
