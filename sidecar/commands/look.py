@@ -23,7 +23,8 @@ from sidecar.recovery.staging import Want, fetch
 from sidecar.recovery.trouble import Damaged
 from sidecar.snapshot import codec
 from sidecar.snapshot.manifest import Entry, Manifest, snapshot_in
-from sidecar.stores.base import Commit, NotFound
+from sidecar.stores.base import NotFound
+from sidecar.sync.history import Past, past
 
 _TYPES = {"file": st.S_IFREG, "dir": st.S_IFDIR, "symlink": st.S_IFLNK}
 
@@ -55,26 +56,43 @@ async def _snapshots(reader: Reader, args: Namespace) -> int:
         if len(found) > args.limit or len(history) < asked or asked >= ALL:
             break
         asked = min(asked * 4, ALL)
-    listed = found[: args.limit]
+    every = past(history, await reader.store.branches())
+    listed = every[: args.limit]
     if args.json:
-        words.document([_commit(c) for c in listed])
+        words.document([_snapshot(p) for p in listed])
     elif listed:
-        words.table([("SNAPSHOT", "WHEN", "AGE", "REVISION"), *map(_row, listed)])
-        if len(found) > len(listed):
+        head = ("SNAPSHOT", "WHEN", "AGE", "FILES", "SIZE", "CHANGED", "REVISION")
+        rows = [head, *map(_row, listed)]
+        if any(p.branch for p in listed):
+            rows = [
+                (*row, branch) for row, branch in zip(rows, ["BRANCH", *(p.branch or "" for p in listed)], strict=True)
+            ]
+        words.table(rows)
+        if len(every) > len(listed):
             log.info(f"older ones are not shown; --limit {args.limit * 5} shows more")
     else:
         log.info(f"no snapshot in {reader.store.url} yet{reader.hint}")
     return EX_OK
 
 
-def _commit(commit: Commit) -> dict[str, Any]:
-    at = None if commit.at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(commit.at))
-    return {"snapshot": snapshot_in(commit.title), "revision": commit.revision, "at": at, "title": commit.title}
+def _snapshot(p: Past) -> dict[str, Any]:
+    at = None if p.at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(p.at))
+    counts = {name: p.counts.get(name) for name in ("files", "bytes", "changed")}
+    return {"snapshot": p.snapshot, "revision": p.revision, "at": at, **counts, "title": p.title, "branch": p.branch}
 
 
-def _row(commit: Commit) -> tuple[str, ...]:
-    at, age = ("-", "-") if commit.at is None else (words.when(commit.at), words.age(time.time() - commit.at))
-    return (snapshot_in(commit.title) or "", at, age, commit.revision[:12])
+def _row(p: Past) -> tuple[str, ...]:
+    at, age = ("-", "-") if p.at is None else (words.when(p.at), words.age(time.time() - p.at))
+    files, size, changed = (p.counts.get(name) for name in ("files", "bytes", "changed"))
+    return (
+        p.snapshot,
+        at,
+        age,
+        "-" if files is None else f"{files:,}",
+        "-" if size is None else words.size(size),
+        "-" if changed is None else f"{changed:,}",
+        p.revision[:12],
+    )
 
 
 # --- ls ----------------------------------------------------------------------------------------------------------

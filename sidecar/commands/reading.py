@@ -26,6 +26,7 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Manifest, SnapshotId, snapshot_in
 from sidecar.stores.base import Commit, Corrupt, Denied, NotFound, Revision, Store
 from sidecar.stores.opening import open_store
+from sidecar.sync.history import kept_as
 
 T = TypeVar("T")
 
@@ -86,6 +87,9 @@ class Reader:
             found = choose(wanted, await self.store.history(ALL))
         if found is not None:
             return found
+        kept = kept_as(await self.store.branches(), wanted)
+        if kept is not None:
+            return kept
         if len(wanted) >= 40 and all(c in "0123456789abcdef" for c in wanted):
             return wanted  # of another branch, perhaps: the store will tell
         raise NotFound(f"{self.store.url} has no snapshot {wanted!r}; `sidecar snapshots` lists those that it has")

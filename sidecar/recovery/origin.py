@@ -18,6 +18,7 @@ from sidecar.snapshot import manifest as manifests
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import TITLE, Manifest, root_of, snapshot_in
 from sidecar.stores.base import Commit, Corrupt, NotFound, Revision, Store
+from sidecar.sync.history import kept_as
 
 ALL = 100_000
 
@@ -70,14 +71,17 @@ async def _chosen(store: Store, head: Revision, scratch: Path, wanted: str) -> O
     for commit in history:
         if commit.title.startswith(TITLE) and f"(from {wanted})" in commit.title:
             return None
-    for commit in history:
-        if snapshot_in(commit.title) == wanted or commit.revision == wanted:
-            try:
-                manifest = await read_manifest(store, commit.revision, scratch)
-            except (ManifestError, Corrupt) as error:
-                raise _unreadable(error, f"{wanted} (SIDECAR_REVISION)") from error
-            if manifest is not None:
-                return Origin(head, manifest, commit.revision, chosen=wanted)
+    found = [c.revision for c in history if snapshot_in(c.title) == wanted or c.revision == wanted]
+    if not found:
+        kept = kept_as(await store.branches(), wanted)
+        found = [kept] if kept is not None else []
+    for revision in found:
+        try:
+            manifest = await read_manifest(store, revision, scratch)
+        except (ManifestError, Corrupt) as error:
+            raise _unreadable(error, f"{wanted} (SIDECAR_REVISION)") from error
+        if manifest is not None:
+            return Origin(head, manifest, revision, chosen=wanted)
     raise RestoreFailed(
         f"SIDECAR_REVISION={wanted}: {store.url} has no such snapshot. `sidecar snapshots` lists them",
         final=True,

@@ -231,18 +231,23 @@ class Start:
                 return claimed
             at = claimed.head if origin.source == origin.head else origin.source
             assert at is not None
-            restored = await restore(
-                self.store,
-                at,
-                origin.manifest,
-                self.plan.roots,
-                index=self.index,
-                store_id=self.plan.store_id,
-                state_dir=self.plan.state_dir,
-                progress=self.state.restore,
-                instance=self.plan.me.instance,
-                alive=self._restored_some,
-            )
+            try:
+                restored = await restore(
+                    self.store,
+                    at,
+                    origin.manifest,
+                    self.plan.roots,
+                    index=self.index,
+                    store_id=self.plan.store_id,
+                    state_dir=self.plan.state_dir,
+                    progress=self.state.restore,
+                    instance=self.plan.me.instance,
+                    alive=self._restored_some,
+                )
+            except NotFound:
+                if await self.store.head() == claimed.head:
+                    raise
+                raise Moved from None  # a squash gave it another name: what was verified need not come again
             row["detail"] = f"{restored.files} files, {restored.fetched} of them fetched"
             return replace(claimed, restored=restored)
 

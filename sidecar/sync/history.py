@@ -28,6 +28,7 @@ BRANCHES = 50
 """Most snapshots that are kept as branches: each costs the Hub two requests and a squash of its own."""
 
 _NAME = re.compile(r"past/([0-9]+\.[0-9]+)(?:_([0-9]{8}T[0-9]{6}Z))?")
+_COUNT = re.compile(r"(?m)^(files|bytes|changed): ([0-9]{1,18})$")
 _TIME = "%Y%m%dT%H%M%SZ"
 
 
@@ -56,6 +57,11 @@ class Past:
     branch: str | None = None
     body: str = ""
     title: str = ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the commit says of it: ``files`` and ``bytes`` that it holds, entries ``changed``; what it knows."""
+        return {name: int(number) for name, number in _COUNT.findall(self.body)}
 
     @property
     def number(self) -> SnapshotId:
@@ -111,6 +117,15 @@ def _of_branch(name: str) -> tuple[str, float | None] | None:
 
 def _seconds(text: str) -> float:
     return float(timegm(time.strptime(text, _TIME)))
+
+
+def kept_as(branches: Mapping[str, Revision], wanted: str) -> Revision | None:
+    """The revision of a branch that keeps the snapshot ``wanted``, or that is ``wanted``."""
+    for name, revision in branches.items():
+        kept = _of_branch(name)
+        if revision == wanted or (kept is not None and kept[0] == wanted):
+            return revision
+    return None
 
 
 def branch_of(p: Past) -> str:
@@ -189,6 +204,11 @@ async def carry_out(store: Store, found: Plan) -> int:
             await store.drop(p.branch)
     await store.compact()
     return len(found.stays) + len(found.kept)
+
+
+def body(files: int, size: int, changed: int) -> str:
+    """What a snapshot's commit says below its title: to be read where fetching a manifest costs too much."""
+    return f"files: {files}\nbytes: {size}\nchanged: {changed}"
 
 
 def document(found: Plan) -> dict[str, Any]:

@@ -132,7 +132,8 @@ class Line:
         Raises Fenced, Edited, Refused, Denied, Unavailable and the other StoreErrors.
         """
         delete = list(delete)
-        number = snapshot_in(message)
+        title = message.partition("\n")[0]
+        number = snapshot_in(title)
         if number is not None:
             self._sent = SnapshotId.parse(number)
         self._cut.clear()
@@ -142,7 +143,7 @@ class Line:
             try:
                 revision = await self._send(put, delete, message, until)
             except Conflict:
-                landed = await self._landed(message, until)
+                landed = await self._landed(title, until)
                 if landed is None:
                     turns += 1
                     await self._give_way(until)
@@ -154,12 +155,12 @@ class Line:
                 if error.unclear:
                     unclear = True
                     self.budget.note(began, automatic=False)  # the store may have counted it
-                landed = await self._landed(message, until) if unclear else None
+                landed = await self._landed(title, until) if unclear else None
                 if landed is None:
                     failures += 1
                     wait = backoff(failures, 0.5, 15.0, error.retry_after)
                     if failures >= 3 or self._cut.is_set() or time.monotonic() + wait > until:
-                        self.unclear = message if unclear else None
+                        self.unclear = title if unclear else None
                         raise
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._cut.wait(), wait)
@@ -188,14 +189,14 @@ class Line:
             sending.cancel()
             cut.cancel()
 
-    async def _landed(self, message: str, until: float) -> Revision | None:
+    async def _landed(self, title: str, until: float) -> Revision | None:
         """Whether a commit of ours that had no clear answer is the head, on top of ours, and as which revision."""
         try:
             history = await self._history(2, min(until - time.monotonic(), 30.0))
         except StoreError as error:
-            log.debug(f"can't tell yet whether {message!r} landed: {error}")
+            log.debug(f"can't tell yet whether {title!r} landed: {error}")
             return None
-        return self._ours(history, message)
+        return self._ours(history, title)
 
     async def _history(self, limit: int, seconds: float) -> list[Commit]:
         """The newest commits; none where the branch isn't there yet. A cut leaves it a moment. Raises StoreError."""
@@ -215,8 +216,8 @@ class Line:
             asking.cancel()
             cut.cancel()
 
-    def _ours(self, history: list[Commit], message: str) -> Revision | None:
-        if not history or history[0].title != message:
+    def _ours(self, history: list[Commit], title: str) -> Revision | None:
+        if not history or history[0].title != title:
             return None
         on_top = self.head is None or len(history) < 2 or history[1].revision == self.head
         return history[0].revision if on_top else None

@@ -23,7 +23,7 @@ def test_snapshots_are_listed_newest_first(desk: Desk, shelf: Kept) -> None:
     answer = desk("snapshots")
     assert answer.code == 0
     head, *rows = answer.lines
-    assert head.split() == ["SNAPSHOT", "WHEN", "AGE", "REVISION"]
+    assert head.split() == ["SNAPSHOT", "WHEN", "AGE", "FILES", "SIZE", "CHANGED", "REVISION"]
     assert [(row.split()[0], row.split()[-1]) for row in rows] == [
         ("1.2", shelf.revisions[1][:12]),
         ("1.1", shelf.revisions[0][:12]),
@@ -38,6 +38,33 @@ def test_snapshots_as_json_and_limited(desk: Desk, shelf: Kept) -> None:
     assert len(limited.lines) == 2
     assert "--limit" in limited.err
     assert desk("snapshots", "--limit", "0").code == 2
+
+
+def test_snapshots_say_what_they_hold_and_where_they_are_kept(desk: Desk, world: Kept) -> None:
+    import asyncio
+
+    async def more() -> None:
+        store = world.open_store()
+        await store.keep(world.revisions[0], "kept/1.1")
+        head = await store.head()
+        body = "files: 1204\nbytes: 38000000\nchanged: 3"
+        await store.commit(head, {"data/x": b"x"}, (), f"sidecar: snapshot 1.3\n\n{body}")
+        await store.compact()
+        await store.close()
+
+    asyncio.run(more())
+    answer = desk("snapshots")
+    assert answer.lines[0].split()[-1] == "BRANCH"
+    first, second = answer.lines[1:]
+    assert "  1,204  38 MB  3 " in first
+    assert second.split()[0] == "1.1"
+    assert second.endswith(f"{world.revisions[0][:12]}  kept/1.1")
+    found = desk("snapshots", "--json").json
+    assert [(s["files"], s["bytes"], s["changed"], s["branch"]) for s in found] == [
+        (1204, 38_000_000, 3, None),
+        (None, None, None, "kept/1.1"),
+    ]
+    assert desk("cat", "data/gone", "--revision", "1.1").out == "soon", "what is kept is found by its number"
 
 
 def test_lease_commits_are_no_snapshots(desk: Desk, world: Kept) -> None:

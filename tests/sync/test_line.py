@@ -14,6 +14,7 @@ import pytest
 from sidecar.recovery import lease as leases
 from sidecar.recovery.lease import Tenure
 from sidecar.snapshot.manifest import ASKS, LEASE, SnapshotId
+from sidecar.snapshot.manifest import PATH as MANIFEST
 from sidecar.stores.base import Denied, NotFound, Refused, Store, StoreError, Unavailable, Unsupported
 from sidecar.sync import line as lines
 from sidecar.sync.line import Base, Edited, Fenced, Line, read_small
@@ -286,6 +287,47 @@ def test_an_outside_edit_is_told_and_the_head_taken_over(tmp_path: Path) -> None
         await commit(line)
         assert line.ours == line.head == await store.head()
         assert len(line.budget.automatic) == 1, "what the store refused is not counted"
+
+    run(tmp_path, scenario)
+
+
+def test_a_squash_renames_our_snapshot_and_is_no_edit(tmp_path: Path) -> None:
+    async def scenario(store: Faulty, line: Line) -> None:
+        line.head = line.ours = await outside(store, {MANIFEST: b'{"snapshot":"7.3"}'}, title="sidecar: snapshot 7.3")
+        await store.store.compact()
+        assert await commit(line, {MANIFEST: b'{"snapshot":"7.4"}'}) == await store.head()
+        await store.store.compact()
+        assert await line.heed(5) == "mine"
+        assert line.head == line.ours == await store.head()
+        # Asked for the lease right before or after it: a request is still a request.
+        asking = leases.encode(replace(held(7), state="requested", requester="other"))
+        await store.store.compact()
+        await outside(store, {LEASE: asking}, title="sidecar: lease requested by other")
+        assert await line.heed(5) == "requested"
+        await store.store.compact()
+        assert await line.heed(5) == "requested"
+        assert line.ours == await store.head()
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("change", ["edited after", "another snapshot", "taken over", "no manifest"])
+def test_a_squash_of_something_else_is_not_taken_for_ours(tmp_path: Path, change: str) -> None:
+    async def scenario(store: Faulty, line: Line) -> None:
+        line.head = line.ours = await outside(store, {MANIFEST: b'{"snapshot":"7.3"}'}, title="sidecar: snapshot 7.3")
+        if change == "another snapshot":
+            await outside(store, {MANIFEST: b'{"snapshot":"7.2"}'}, title="sidecar: snapshot 7.2")
+        elif change == "taken over":
+            await outside(store, {LEASE: leases.encode(held(8, "other"))}, title="sidecar: lease 8 claimed by other")
+        elif change == "no manifest":
+            await outside(store, {}, (MANIFEST,))
+        await store.store.compact()
+        if change == "edited after":
+            await outside(store, {"data/a": b"by hand"})
+        with pytest.raises(Fenced if change == "taken over" else Edited):
+            await line.heed(5)
+        if change != "taken over":
+            assert line.ours == line.head == await store.head(), "what was before is gone"
 
     run(tmp_path, scenario)
 
