@@ -101,10 +101,10 @@ def _tell(body: dict[str, Any]) -> None:
         log.info("there is no snapshot yet: nothing to let go of")
         return
     if body["nothing"]:
-        log.info(f"nothing to let go of: all {stays:,} snapshots stay")
+        log.info(f"nothing to let go of: {_snapshots(stays)} in all")
         return
     span = "" if not goes else f" ({body['oldest_that_goes']} to {body['newest_that_goes']})"
-    log.info(f"{stays:,} snapshots stay, {goes:,} go{span}: they can't be brought back")
+    log.info(f"kept: {_snapshots(stays)}; let go of: {goes:,}{span}, which can't be brought back")
     if body["frees"] is not None:
         log.info(f"frees {words.size(body['frees'])}, an hour from now: who reads them now can finish")
     if body["squashes"]:
@@ -119,9 +119,13 @@ def _tell(body: dict[str, Any]) -> None:
         log.info(f"these branches hold on to the history that they came from, until they are deleted: {names}")
 
 
+def _snapshots(count: int) -> str:
+    return f"{count:,} snapshot" if count == 1 else f"{count:,} snapshots"
+
+
 def _done(body: dict[str, Any], args: Namespace) -> int:
     if not body["nothing"]:
-        log.info(f"pruned: {len(body['stays']):,} snapshots are left")
+        log.info(f"pruned; left: {_snapshots(len(body['stays']))}")
     if args.json:
         words.document(body)
     return EX_OK

@@ -212,6 +212,32 @@ def test_behind_the_front_door_nobody_is_local(tmp_path):
         assert one.ask_unix("/sync", "POST", {"Origin": "x"}).status == 403
 
 
+def test_what_destroys_is_for_owners_and_stands_in_no_apps_way(tmp_path):
+    with serving(tmp_path, api_token=TOKEN, upstream=False) as one:
+        for target in ("/_sidecar/forget?path=data", "/_sidecar/prune?keep-last=3"):
+            reply = one.ask(target, "POST")
+            assert (reply.status, reply.json["error"]) == (403, "not-yours"), "local is not enough"
+            assert one.ask(target, "POST", {**BEARER, "Origin": "x"}).status == 403
+            assert one.ask(target, "GET", BEARER).status == 405
+            assert one.ask(target.removeprefix("/_sidecar"), "POST", BEARER).status == 404, "the app's own, perhaps"
+        assert one.verbs.asked == []
+        assert one.ask("/_sidecar/forget?path=data/x&dry-run=1", "POST", BEARER).status == 200
+        assert one.ask_unix("/_sidecar/forget?path=a%20b%FF%2Bc", "POST").status == 200
+        assert one.ask_unix("/_sidecar/prune?keep-last=3&keep-within=1d12h&dry-run=0", "POST").status == 200
+        assert one.ask_unix("/_sidecar/prune?dry-run=1", "POST").status == 200
+        assert one.verbs.asked == [
+            ("forget", "data/x", True),
+            ("forget", "a b\udcff+c", False),
+            ("prune", 3, 129600.0, False),
+            ("prune", None, None, True),
+        ]
+        for query in ("forget", "forget?path=/", "forget?path=", "forget?path=a%00b"):
+            assert one.ask_unix(f"/_sidecar/{query}", "POST").status == 400
+        for query in ("keep-last=0", "keep-last=x", "keep-within=30", "keep-last=-1"):
+            assert one.ask_unix(f"/_sidecar/prune?{query}", "POST").status == 400
+        assert len(one.verbs.asked) == 4
+
+
 @pytest.mark.parametrize(
     ("target", "says"),
     [
