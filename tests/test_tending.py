@@ -101,12 +101,14 @@ def test_past_the_setting_the_hubs_history_is_squashed(base: Path, caplog: pytes
     assert "history squashed, 10 snapshots stay" in caplog.text
 
 
-def test_a_folder_keeps_the_newer_half(base: Path) -> None:
+def test_a_folder_keeps_the_newer_half(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tending, "LAST", 3)
+
     async def scenario(life: Life) -> None:
-        await some(life, 41)
-        here = settings(SIDECAR_SQUASH_AFTER="40", SIDECAR_STORE="file:///srv/x")
-        await beside(life, here, lambda: life.state.commits_total == 20)
-        assert (await snapshots(life.store))[0] == "1.22"
+        await some(life, 13)
+        here = settings(SIDECAR_SQUASH_AFTER="12", SIDECAR_STORE="file:///srv/x")
+        await beside(life, here, lambda: life.state.commits_total == 6)
+        assert (await snapshots(life.store))[0] == "1.8"
 
     live(base, scenario)
 

@@ -174,12 +174,13 @@ class Store(Protocol):
         """Let go of branch ``name``. One that isn't there is no error."""
 
     async def compact(
-        self, oldest: Revision | None = None, *, branch: str | None = None, dry_run: bool = False
+        self, oldest: Revision | None = None, *, branch: str | None = None, title: str = "", dry_run: bool = False
     ) -> int | None:
         """Squash or prune: give back what only old history needs. The head's tree stays as it is.
 
         With ``oldest`` a store that doesn't squash keeps the main line from there on, names and all. ``branch`` is
-        squashed instead of the main line, by a store that squashes. Returns how many bytes that gives back, None where
+        squashed instead of the main line, by a store that squashes. ``title`` is that of a squashed commit, by default
+        the newest one's. Returns how many bytes that gives back, None where
         the store can't tell; with ``dry_run`` nothing is done. ``Unsupported`` for a part of a shared history.
         """
 

@@ -157,7 +157,7 @@ class FolderStore:
         await self._run("dropping a branch", lambda alive: self._repo.drop(name, alive))
 
     async def compact(
-        self, oldest: Revision | None = None, *, branch: str | None = None, dry_run: bool = False
+        self, oldest: Revision | None = None, *, branch: str | None = None, title: str = "", dry_run: bool = False
     ) -> int | None:
         """Cut the main line before ``oldest``, or squash it; what nothing needs any more goes after a grace.
 
@@ -170,7 +170,7 @@ class FolderStore:
         if branch is not None:
             return 0
         if oldest is None and not dry_run:
-            return await self._run("compacting", self._repo.compact)
+            return await self._run("compacting", lambda alive: self._repo.compact(alive, title))
         return await self._run("pruning", lambda alive: self._repo.prune(oldest, alive, dry_run=dry_run))
 
     async def usage(self) -> Usage:

@@ -198,9 +198,9 @@ class HubStore:
         await self._run(lambda r, c: hubhistory.drop(r, name, c), f"let go of the branch {name}")
 
     async def compact(
-        self, oldest: Revision | None = None, *, branch: str | None = None, dry_run: bool = False
+        self, oldest: Revision | None = None, *, branch: str | None = None, title: str = "", dry_run: bool = False
     ) -> int | None:
-        """Squash the branch into one commit with the newest one's title; that one has another name then.
+        """Squash the branch into one commit, which has another name then.
 
         What the Hub gives back it counts by itself, within 36 hours (its documentation, "Storage limits").
         """
@@ -211,7 +211,7 @@ class HubStore:
             )
         if not dry_run:
             on = branch or self._place.branch
-            await self._run(lambda r, c: hubhistory.squash(r, on, c), "squash the history")
+            await self._run(lambda r, c: hubhistory.squash(r, on, title, c), "squash the history")
         return None
 
     async def usage(self) -> Usage:

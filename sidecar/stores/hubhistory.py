@@ -28,12 +28,15 @@ def drop(repo: Repo, name: str, call: Call) -> None:
             raise
 
 
-def squash(repo: Repo, branch: str, call: Call) -> None:
-    """Make one commit of a branch, with the newest one's title. It has no parent check: what comes between is in it."""
+def squash(repo: Repo, branch: str, title: str, call: Call) -> None:
+    """Make one commit of a branch, with ``title``, else the newest one's.
+
+    It has no parent check: what comes between is in it.
+    """
     commits = history(repo, 2, branch, call)
     if len(commits) > 1:
-        title = commits[0].title
-        repo.api.super_squash_history(repo.id, branch=branch, commit_message=title, repo_type="dataset")
+        message = title or commits[0].title
+        repo.api.super_squash_history(repo.id, branch=branch, commit_message=message, repo_type="dataset")
 
 
 def usage(repo: Repo, call: Call) -> Usage:

@@ -198,7 +198,7 @@ class Repo:
     def _head(self) -> Revision | None:
         return self._ledger.head(self._ledger.line)
 
-    def compact(self, alive: Alive) -> None:
+    def compact(self, alive: Alive, title: str = "") -> None:
         """Squash the main line into one revision, and prune what no ref reaches.
 
         A branch keeps its newest revision and the commits made on it, not the main line that it came from.
@@ -211,7 +211,7 @@ class Repo:
             self._ledger.live(frozenset(self._ledger.main_line(alive)), alive)  # damage shows before any change
             if record.parent is not None:
                 with Staging(self._objects, alive) as staging:
-                    squashed = Record(None, record.tree, record.message, record.at, squashed=head)
+                    squashed = Record(None, record.tree, title or record.message, record.at, squashed=head)
                     self._land(staging, self._ledger.line, stage_record(staging, squashed))
             live = self._ledger.live(frozenset(self._ledger.main_line(alive)), alive)
             for kind in KINDS:

@@ -196,13 +196,14 @@ async def carry_out(store: Store, found: Plan) -> int:
     for p in found.stays[1:]:
         if p.branch is None:
             await store.keep(p.revision, branch_of(p))
-            await store.compact(branch=branch_of(p))
+            await store.compact(branch=branch_of(p), title=p.title)
     for name in found.kept:
         await store.compact(branch=name)
     for p in found.goes:
         if p.branch is not None:
             await store.drop(p.branch)
-    await store.compact()
+    # The head may be a commit of the lease: without a snapshot's title the store would look as if it never had one.
+    await store.compact(title=found.stays[0].title)
     return len(found.stays) + len(found.kept)
 
 

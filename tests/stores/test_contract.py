@@ -343,7 +343,8 @@ def test_compact_keeps_the_heads_tree_and_what_is_kept(store: Subject, tmp_path:
         after = await s.commit(head, {"r/4": b"only 4"}, ["r/3"], "sidecar: snapshot 0.4")
         with pytest.raises(Conflict):
             await s.commit(revisions[3], {"r/5": b""}, [], "on what was squashed")
-        await s.compact()
+        await s.compact(title="sidecar: snapshot 0.9")
+        assert [c.title for c in await s.history(9)] == ["sidecar: snapshot 0.9"]
         assert await listing(s, await s.head() or "") == {"r/same": 4, "r/4": 6}
         assert after is not None
 

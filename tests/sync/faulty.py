@@ -83,9 +83,9 @@ class Faulty:
         await self._do("drop", name)
 
     async def compact(
-        self, oldest: Revision | None = None, *, branch: str | None = None, dry_run: bool = False
+        self, oldest: Revision | None = None, *, branch: str | None = None, title: str = "", dry_run: bool = False
     ) -> int | None:
-        return await self._do("compact", oldest, branch=branch, dry_run=dry_run)
+        return await self._do("compact", oldest, branch=branch, title=title, dry_run=dry_run)
 
     async def usage(self) -> Usage:
         return await self._do("usage")
