@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import time
@@ -32,6 +33,9 @@ from sidecar.stores.opening import open_store
 from sidecar.sync.engine import Engine, Options
 from sidecar.sync.line import Base, read_small
 from sidecar.sync.pace import CEILING, Budget, backoff
+
+_DEVICES = "devices"
+"""The index's note of whose restore saw which devices."""
 
 NOT_YET = {
     "verify": "SIDECAR_VERIFY",
@@ -139,10 +143,11 @@ def options(here: Session) -> Options:
     )
 
 
-async def engine(here: Session, base: Base, tenure: Tenure | None, now: float | None) -> Engine:
+async def engine(here: Session, base: Base, tenure: Tenure | None, now: float | None, *, again: bool = False) -> Engine:
     """The engine on ``base``; its budget is seeded with what the store says was committed in the last hour.
 
-    ``now`` is the store's clock, where it told one.
+    ``now`` is the store's clock, where it told one. ``again`` says that an agent before this one restored, for the
+    same main.
     """
     per_hour = here.settings.commits_per_hour
     ceiling = max(CEILING, per_hour) if here.settings.store.kind in ("hf", "bucket") else None
@@ -160,17 +165,25 @@ async def engine(here: Session, base: Base, tenure: Tenure | None, now: float | 
         log.debug(f"the store's history can't be read ({error}): the commit budget starts empty")
     here.state.sync.snapshot = str(base.snapshot) if base.snapshot else None
     here.state.sync.revision = base.revision
-    return Engine(base, here.store, here.index, tenure, options(here), here.state, budget, devices(here))
+    return Engine(base, here.store, here.index, tenure, options(here), here.state, budget, devices(here, again))
 
 
-def devices(here: Session) -> dict[str, int | None]:
-    """Each root's device, as of now; None where it isn't there."""
+def devices(here: Session, again: bool) -> dict[str, int | None]:
+    """Each root's device after the restore of this instance; None where it isn't there.
+
+    An agent that came after another one beside the same main goes by what that one saw: what went away between the
+    two is no deletion.
+    """
     out: dict[str, int | None] = {}
     for root in here.settings.roots:
         try:
             out[root.name] = os.stat(root.path).st_dev
         except OSError:
             out[root.name] = None
+    instance, before = json.loads(here.index.note(_DEVICES) or '["", {}]')
+    if again and instance == here.plan.me.instance:
+        out.update((name, device) for name, device in before.items() if name in out and device is not None)
+    here.index.set_note(_DEVICES, json.dumps([here.plan.me.instance, out]))
     return out
 
 
@@ -255,9 +268,9 @@ async def reattached_engine(here: Session) -> Engine:
             here.state.lease = "fenced"
             log.warning("FENCED: another instance holds the lease; what main writes goes to a branch of its own")
             branch = f"fenced/{here.plan.me.instance}"
-            return await engine(here, Base(revision, snapshot, branch, found.sent), None, None)
+            return await engine(here, Base(revision, snapshot, branch, found.sent), None, None, again=True)
         here.state.lease, here.state.epoch = "held", taken.tenure.epoch
-        return await engine(here, Base(revision, snapshot, sent=found.sent), taken.tenure, None)
+        return await engine(here, Base(revision, snapshot, sent=found.sent), taken.tenure, None, again=True)
 
 
 def base_of(recovered: Recovered) -> Base:
