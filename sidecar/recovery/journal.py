@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from sidecar.errors import ManifestError
 from sidecar.recovery.plan import Op, Place
@@ -53,16 +55,23 @@ def is_open(state_dir: Path) -> bool:
     return os.path.lexists(state_dir / NAME)
 
 
-def write(state_dir: Path, journal: Journal, manifest: Manifest) -> None:
-    """From here on the restore will be finished, by this process or a later one."""
-    _replace(state_dir / MANIFEST, [codec.encode(manifest), _line(_parts(manifest.sharding))])
+def write(state_dir: Path, journal: Journal, manifest: Manifest, ready: Callable[[], None] = lambda: None) -> None:
+    """From here on the restore will be finished, by this process or a later one.
+
+    ``ready`` returns when what the journal speaks of is on disk: the journal isn't there before.
+    """
+    _write(state_dir / MANIFEST, [codec.encode(manifest), _line(_parts(manifest.sharding))])
     head = {
         "format": FORMAT,
         **{f.name: getattr(journal, f.name) for f in fields(journal) if f.name not in ("places", "ops")},
         "places": [asdict(p) for p in journal.places],
     }
     ops = (_line(_small(op)) for op in journal.ops)
-    _replace(state_dir / NAME, chain([_line(head)], ops, [_line({"end": len(journal.ops)})]))
+    _write(state_dir / NAME, chain([_line(head)], ops, [_line({"end": len(journal.ops)})]))
+    ready()
+    for name in (MANIFEST, NAME):
+        os.replace(_new(state_dir / name), state_dir / name)
+        _sync_folder(state_dir)
 
 
 def remove(state_dir: Path) -> None:
@@ -72,8 +81,11 @@ def remove(state_dir: Path) -> None:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    # ASCII escapes carry lone surrogates, which stand for the bytes of a name that isn't UTF-8.
-    return _encode(value).encode() + b"\n"
+    try:
+        return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # ASCII escapes carry lone surrogates, which stand for the bytes of a name that isn't UTF-8.
+        return _encode(value).encode() + b"\n"
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -84,14 +96,15 @@ def _small(op: Op) -> dict[str, Any]:
     return {name: value for name, default in _FIELDS if (value := getattr(op, name)) != default}
 
 
-def _replace(path: Path, pieces: Iterable[bytes]) -> None:
-    temp = path.with_name(path.name + ".new")
-    with open(temp, "wb") as out:
+def _new(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def _write(path: Path, pieces: Iterable[bytes]) -> None:
+    with open(_new(path), "wb") as out:
         out.writelines(pieces)
         out.flush()
         os.fsync(out.fileno())
-    os.replace(temp, path)
-    _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:

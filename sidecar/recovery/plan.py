@@ -308,24 +308,17 @@ def operations(plan: Plan, sources: Mapping[str, str], databases: Collection[str
             gone.append(_removal(s, plan.fresh))
             continue
         away = s.action == "conflict"
-        base = Op("seal", s.place, s.rel, e.path, e.mode, e.uid, e.gid, e.mtime_ns)
+        common = (s.place, s.rel, e.path, e.mode, e.uid, e.gid, e.mtime_ns)
+        if e.kind == "file" and s.changes:
+            sides = SIDE_FILES if e.path in databases or (s.local is not None and s.local.live) else ()
+            left = tuple(x for x in sides if e.path + x not in named)
+            files.append(Op("file", *common, sources[e.path], e.size, e.sha256, away=away, sides=left))
+            continue
+        base = Op("seal", *common)
         if e.kind == "dir":
             taking = (s.place, s.rel) in touched
             folders += _folder(s, base, away, taking)
             seals += _seal(s, base, taking, e.path in named)
-        elif e.kind == "file" and s.changes:
-            sides = SIDE_FILES if e.path in databases or (s.local is not None and s.local.live) else ()
-            files.append(
-                replace(
-                    base,
-                    what="file",
-                    source=sources[e.path],
-                    size=e.size,
-                    sha256=e.sha256,
-                    away=away,
-                    sides=tuple(x for x in sides if e.path + x not in named),
-                )
-            )
         elif e.kind == "symlink" and s.changes:
             links.append(replace(base, what="link", target=e.target, away=away))
         elif s.action == "meta" and s.local is not None:

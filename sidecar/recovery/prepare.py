@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -170,8 +171,8 @@ def _to_come(staging: Path, sha: str, size: int) -> int:
 def gather(plan: Plan, ready: Ready, looked: Mapping[str, bool], tick: Tick) -> tuple[dict[str, str], set[str]]:
     """The staged file's name for each path that is fetched, and which paths are databases. Blocks.
 
-    ``looked``: whether it is one, by sha256, where somebody knows. All of it is on disk then. Each entry gets a file of
-    its own, so that putting one in its place never takes another's.
+    ``looked``: whether it is one, by sha256, where somebody knows. Each entry gets a file of its own, so that putting
+    one in its place never takes another's.
     """
     sources: dict[str, str] = {}
     databases: set[str] = set()
@@ -189,10 +190,24 @@ def gather(plan: Plan, ready: Ready, looked: Mapping[str, bool], tick: Tick) -> 
                             _copy(staging, sha, sources[step.entry.path], tick)
                     if looked[sha] if sha in looked else is_database(staging, sha):
                         databases.update(s.entry.path for s in of)
-            settle(place.staging)
         except OSError as error:
             raise failed("stage a restore in", place.staging, error) from error
     return sources, databases
+
+
+@contextmanager
+def settling(places: Iterable[Place]) -> Iterator[Callable[[], None]]:
+    """Bring what is staged for ``places`` to the disk, while other work goes on; what is yielded waits for it."""
+
+    def all_of_it() -> None:
+        for place in places:
+            try:
+                settle(place.staging)
+            except OSError as error:
+                raise failed("stage a restore in", place.staging, error) from error
+
+    with ThreadPoolExecutor(1, thread_name_prefix="sidecar-settle") as pool:
+        yield pool.submit(all_of_it).result
 
 
 def _copy(staging: Tree, name: str, new: str, tick: Tick) -> None:

@@ -123,16 +123,9 @@ class _Run:
 
     def _file(self, op: Op, tree: Tree) -> None:
         staging = self.staging[op.place]
-        if staging is None or staging.lstat(op.source) is None:
-            # Either in its place already, or its bytes are gone with the staging folder.
-            found = tree.lstat(op.rel)
-            same = found is not None and st.S_ISREG(found.st_mode) and found.st_size == op.size
-            if same and steady_digest(tree, op.rel, self.tick) == op.sha256:
-                self._stat(op, tree)
-            else:
-                self.lost.append(op.path)
+        if staging is None or ((op.away or op.sides) and staging.lstat(op.source) is None):
+            self._placed(op, tree)
             return
-        staging.dress(op.source, op.mode, op.uid, op.gid, op.mtime_ns)
         if op.away and tree.lstat(op.rel) is not None and not self._away(op, tree, ""):
             return
         for ending in op.sides:
@@ -140,12 +133,38 @@ class _Run:
                 tree.unlink(op.rel + ending)
         try:
             staging.move_file(op.source, tree, op.rel)
+        except FileNotFoundError:
+            if staging.lstat(op.source) is not None:
+                raise
+            self._placed(op, tree)
+            return
         except OSError as error:
             if error.errno not in _NO_RENAME:
                 raise
             self._in_place(op, staging, tree)
         self.tick()
-        self._stat(op, tree)
+        self._dressed(op, tree)
+
+    def _placed(self, op: Op, tree: Tree) -> None:
+        """It isn't in staging: either in its place already, or its bytes are gone with the staging folder."""
+        found = tree.lstat(op.rel)
+        same = found is not None and st.S_ISREG(found.st_mode) and found.st_size == op.size
+        if same and steady_digest(tree, op.rel, self.tick) == op.sha256:
+            self._dressed(op, tree)
+        else:
+            self.lost.append(op.path)
+
+    def _dressed(self, op: Op, tree: Tree) -> None:
+        """Most were dressed in staging: one look is enough for those."""
+        found = tree.lstat(op.rel)
+        if found is not None and (found.st_mode & 0o7777, found.st_uid, found.st_gid, found.st_mtime_ns) == (
+            *(op.mode, op.uid, op.gid),
+            op.mtime_ns,
+        ):
+            self.stats[op.path] = Stat.of(found)
+        else:
+            tree.dress(op.rel, op.mode, op.uid, op.gid, op.mtime_ns)
+            self._stat(op, tree)
 
     def _in_place(self, op: Op, staging: Tree, tree: Tree) -> None:
         source = staging.open(op.source)

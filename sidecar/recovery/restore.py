@@ -18,7 +18,7 @@ from sidecar.recovery.image import described, image_of
 from sidecar.recovery.journal import JournalOutcome, finish_journal
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.plan import Image, Mode, Place, Plan, Step, at_or_under, check, operations, summary
-from sidecar.recovery.prepare import Ready, gather, prepare
+from sidecar.recovery.prepare import Ready, gather, prepare, settling
 from sidecar.recovery.reading import read_manifest
 from sidecar.recovery.redo import Applied, Journal, apply, clear, seal_tops
 from sidecar.recovery.staging import fetch
@@ -326,19 +326,22 @@ async def _bring(job: _Job, meter: Meter) -> Restored:
 def _put(job: _Job, plan: Plan, ready: Ready, looked: Mapping[str, bool], meter: Meter) -> Restored:
     """Put all in its place, by a journal where a later start can finish it; then the index; then tidy up."""
     sources, databases = gather(plan, ready, looked, meter.tick)
-    ops = operations(plan, sources, databases, job.manifest.entries)
-    aside = sum(op.away for op in ops)
-    folder = _conflicts(job.state_dir) if aside and job.state_dir is not None else None
-    log = Journal(
-        *(job.store_id, str(job.manifest.snapshot), job.revision, job.instance, job.index is not None),
-        str(folder) if folder is not None else None,
-        plan.places,
-        tuple(ops),
-    )
-    if job.state_dir is not None and ops:
-        if job.index is not None:
-            job.index.set_note(journal.NOTE, log.snapshot)
-        journal.write(job.state_dir, log, job.manifest)
+    used = {s.place for s in plan.steps if s.fetches}
+    with settling([plan.places[n] for n in sorted(used)]) as settled:
+        ops = operations(plan, sources, databases, job.manifest.entries)
+        aside = sum(op.away for op in ops)
+        folder = _conflicts(job.state_dir) if aside and job.state_dir is not None else None
+        log = Journal(
+            *(job.store_id, str(job.manifest.snapshot), job.revision, job.instance, job.index is not None),
+            str(folder) if folder is not None else None,
+            plan.places,
+            tuple(ops),
+        )
+        if job.state_dir is not None and ops:
+            if job.index is not None:
+                job.index.set_note(journal.NOTE, log.snapshot)
+            journal.write(job.state_dir, log, job.manifest, settled)
+        settled()
     applied = apply(log, meter.tick)
     if applied.lost:
         _staging_lost(applied)

@@ -278,8 +278,7 @@ class _Fetcher:
         return [m for m in members if m.entry.path in bad]
 
     def _unpack(self, packed: Path, members: list[Member]) -> dict[str, str]:
-        unpacker = Unpacker(packed, self.meter.done, self.meter.tick)
-        with unpacker:
+        with Unpacker(packed, self.meter.done, self.meter.tick) as unpacker:
             for frame, of in groups(members):
                 unpacker.frame(frame, of)
         self.databases.update(unpacker.databases)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -39,12 +39,12 @@ class Member:
         return self.entry.frame
 
 
-def groups(members: Iterable[Member]) -> Iterator[tuple[Frame, list[Member]]]:
+def groups(members: Iterable[Member]) -> list[tuple[Frame, list[Member]]]:
     """``members`` by frame, in the bundle's order."""
     out: dict[Frame, list[Member]] = {}
     for member in members:
         out.setdefault(member.frame, []).append(member)
-    return iter(sorted(out.items(), key=lambda item: item[0].offset))
+    return sorted(out.items(), key=lambda item: item[0].offset)
 
 
 def spans(members: Iterable[Member], size: int) -> list[range]:
@@ -70,6 +70,7 @@ class Unpacker:
     def __init__(self, packed: Path, done: Callable[[int, int], None], tick: Tick) -> None:
         self._fd = os.open(packed, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._done, self._tick = done, tick
+        self._folders: dict[Path, int] = {}
         self.bad: dict[str, str] = {}
         self.databases: dict[str, bool] = {}
 
@@ -77,7 +78,8 @@ class Unpacker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        for fd in (self._fd, *self._folders.values()):
+            os.close(fd)
 
     def frame(self, frame: Frame, members: list[Member]) -> None:
         """Take ``members`` out of one frame; no other member is looked at."""
@@ -94,9 +96,9 @@ class Unpacker:
 
     def _member(self, member: Member, pieces: bundle.Pieces) -> None:
         entry = member.entry
-        path = f"{member.staging}/{entry.sha256}"
         total, head = sha256(), b""
-        fd = os.open(path, _NEW, 0o600)
+        folder = self._folder(member.staging)
+        fd = os.open(entry.sha256, _NEW, 0o600, dir_fd=folder)
         try:
             for piece in pieces:
                 total.update(piece)
@@ -111,11 +113,17 @@ class Unpacker:
         finally:
             os.close(fd)
         if good:
-            self.databases[entry.sha256] = head.startswith(SQLITE_MAGIC)
+            self.databases[entry.sha256] = head == SQLITE_MAGIC
             self._done(member.uses, member.uses * entry.size)
         else:
-            os.unlink(path)
+            os.unlink(entry.sha256, dir_fd=folder)
             self.bad[entry.path] = "its bundle holds other bytes than were committed"
+
+    def _folder(self, staging: Path) -> int:
+        """Names are looked up from here: ten thousand times the whole way down would show."""
+        if (fd := self._folders.get(staging)) is None:
+            fd = self._folders[staging] = os.open(staging, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return fd
 
 
 def _dress(fd: int, entry: Entry) -> None:

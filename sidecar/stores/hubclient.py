@@ -15,8 +15,9 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,31 +57,55 @@ _loaded: ModuleType | None = None
 
 
 def load(cache: Path, endpoint: str | None) -> ModuleType:
-    """Import huggingface_hub over our transport; costs 0.3 s of CPU the first time, so in a worker thread.
+    """Import huggingface_hub over our transport; costs 0.1 s of CPU the first time, so in a worker thread.
 
     The environment is as before when this returns: children of the agent must not inherit our cache.
     """
     global _loaded
     with _loading:
         if _loaded is None:
-            values = environment(cache, endpoint)
-            before = {name: os.environ.get(name) for name in values}
-            os.environ.update(values)
-            try:
-                hub = importlib.import_module("huggingface_hub")
-                importlib.import_module("huggingface_hub.hf_api")
-                importlib.import_module("huggingface_hub._commit_api")
-            finally:
-                for name, value in before.items():
-                    if value is None:
-                        os.environ.pop(name, None)
-                    else:
-                        os.environ[name] = value
-            hub.set_client_factory(new_client)
+            _loaded = _ours(cache, endpoint, _base)
+            _loaded.set_client_factory(new_client)
             # Remarks on a dataset card that we write ourselves, and the like.
             warnings.filterwarnings("ignore", module=r"huggingface_hub\b")
-            _loaded = hub
     return _loaded
+
+
+def _base() -> ModuleType:
+    hub = importlib.import_module("huggingface_hub")
+    # It imports by need; it reads the environment here and where its logging is first used.
+    importlib.import_module("huggingface_hub.constants")
+    for module, name in (("huggingface_hub.utils", "build_hf_headers"), ("huggingface_hub", "get_session")):
+        getattr(importlib.import_module(module), name)
+    importlib.import_module("huggingface_hub.utils.logging").get_logger("huggingface_hub")
+    return hub
+
+
+def _ours(cache: Path, endpoint: str | None, imports: Callable[[], ModuleType]) -> ModuleType:
+    """Let the client be imported with our environment."""
+    values = environment(cache, endpoint)
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        return imports()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _api(place: Place, cache: Path) -> Any:
+    """The client's methods; another 0.1 s and several MB the first time, which a download doesn't need."""
+
+    def imports() -> ModuleType:
+        importlib.import_module("huggingface_hub._commit_api")
+        return importlib.import_module("huggingface_hub.hf_api")
+
+    with _loading:
+        module = _ours(cache, place.endpoint, imports)
+    return module.HfApi(endpoint=place.endpoint, token=place.token or False, library_name="space-sidecar")
 
 
 _users: set[object] = set()
@@ -88,11 +113,10 @@ _users: set[object] = set()
 
 def open_repo(place: Place, prefix: str, cache: Path, user: object = None) -> Repo:
     """The dataset at ``place`` through the client, which is loaded for ``user`` until its ``leave``."""
-    hub = load(cache, place.endpoint)
+    load(cache, place.endpoint)
     with _loading:
         _users.add(user)
-    api = hub.HfApi(endpoint=place.endpoint, token=place.token or False, library_name="space-sidecar")
-    return Repo(api, place, prefix)
+    return Repo(partial(_api, place, cache), place, prefix)
 
 
 def leave(user: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -25,11 +26,16 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """A dataset through the client: ``api`` is an ``HfApi`` with endpoint and token."""
+    """A dataset through the client; ``make`` its ``HfApi``, with endpoint and token."""
 
-    api: Any
+    make: Callable[[], Any]
     place: Place
     prefix: str
+
+    @property
+    def api(self) -> Any:
+        """The client's ``HfApi``: what only downloads does without, and saves its import."""
+        return self.make()
 
     @property
     def id(self) -> str:
