@@ -132,7 +132,8 @@ SETTINGS: tuple[Setting, ...] = (
             "a whole number from 1 (over 100 warns: the Hub refuses from about 128)",
             "30", 30, integer(1, 100_000)),
     Setting("SIDECAR_SQUASH_AFTER", "squash_after", SYNC,
-            "squash the Hub history past this many commits (it cannot be undone)",
+            "squash the Hub history past this many commits (it cannot be undone), the newest 10 snapshots stay; a "
+            "store that can cut its history (a folder) keeps the newest half of that many",
             "off, or a whole number from 1",
             "off: a warning from 1,500 commits on", None, readers.off_or(integer(1, 1_000_000))),
     Setting("SIDECAR_RESCAN", "rescan_s", SYNC,
