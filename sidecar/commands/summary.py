@@ -33,6 +33,7 @@ def summary(body: dict[str, Any], now: float | None = None) -> Iterator[str]:
         "recovery": _recovery(_dict(body, "recovery")),
         "restore": _restore(_dict(body, "restore"), body.get("phase")),
         "store": _text(body.get("store")),
+        "history": _history(_dict(body, "commits")),
         "instance": _instance(body),
     }
     for name, text in facts.items():
@@ -120,6 +121,14 @@ def _restore(progress: dict[str, Any], phase: Any) -> str:
         return ""
     numbers = [_number(progress.get(k)) or 0 for k in ("files_done", "files_total", "bytes_done", "bytes_total")]
     return f"{numbers[0]:,.0f} of {numbers[1]:,.0f} files, {words.size(numbers[2])} of {words.size(numbers[3])}"
+
+
+def _history(commits: dict[str, Any]) -> str:
+    total, hour, stored = (_number(commits.get(k)) for k in ("total", "hour", "stored_bytes"))
+    parts = [] if total is None else [f"{total:,.0f} commits"]
+    parts += [f"{hour:,.0f} in the last hour"] if hour is not None else []
+    parts += [f"{words.size(stored)} stored"] if stored is not None else []
+    return ", ".join(parts)
 
 
 def _instance(body: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ def running() -> dict[str, Any]:
     state.roots = {"data": RootState("data", 1204, 38_000_000, "durable", excluded=2)}
     state.sync.snapshot, state.sync.revision = "3.7", "f" * 40
     state.sync.last_durable, state.sync.lag_s, state.sync.watcher = 1_000_000.0, 2.4, "inotify"
+    state.commits_total, state.commits_hour, state.stored_bytes = 1520, 7, 412_000_000
     state.recovery = {
         "at": "2026-11-24T10:00:00Z",
         "result": "ok",
@@ -43,6 +44,7 @@ def test_a_running_agent_in_words() -> None:
         "running, pid 17",
         "3.7 (revision ffffffffffff), 12 s ago, lag 2.4 s",
         "held, epoch 3",
+        "1,520 commits, 7 in the last hour, 412 MB stored",
         "1,204 files, 38 MB from 2.9; ended uncleanly; claim 25 ms, restore 2,100 ms",
         "data  1,204 files  38 MB  durable  2 excluded",
         "ok  health-endpoint: /health answers",
