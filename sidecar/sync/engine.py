@@ -321,11 +321,14 @@ class Engine:
             if look.reassert:
                 put = {**await carried(self.store, self.line.ours, survey, self.index, folder), **put}
             title = package.title + (f" (from {self._from})" if self._from else "")
+            message = f"{title}\n\n{package.body}"
             if self.tenure is not None and self.line.branch is None and (closing or self.line.lost):
                 put[LEASE] = self.tenure.released(clean=True) if closing else self.tenure.held()
             self._weight = package.bytes
             try:
-                revision = await self.line.commit(put, package.delete, title, automatic=why == "automatic", until=until)
+                revision = await self.line.commit(
+                    put, package.delete, message, automatic=why == "automatic", until=until
+                )
             except Edited:
                 await asyncio.to_thread(self.index.discard)
                 self._reassert = True

@@ -13,7 +13,7 @@ from sidecar.snapshot.index import Index, Row
 from sidecar.snapshot.manifest import Entry, Manifest, SnapshotId
 from sidecar.snapshot.stage import Staged
 from sidecar.stores.base import Source
-from sidecar.sync import plan
+from sidecar.sync import history, plan
 from sidecar.sync.survey import Survey
 
 
@@ -30,10 +30,14 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One commit, ready to be sent. ``changed`` counts entries put or gone, ``bytes`` what their contents weigh."""
+    """One commit, ready to be sent; ``title`` and ``body`` are its message's.
+
+    ``changed`` counts entries put or gone, ``bytes`` what their contents weigh.
+    """
 
     snapshot: SnapshotId
     title: str
+    body: str
     put: dict[str, Source]
     delete: list[str]
     changed: int
@@ -91,7 +95,9 @@ def pack(
     index.begin(number, rows.values(), gone, bundles, survey.roots, survey.buried, risen, looked=survey.looked)
     weight = sum(s.entry.size for s in (*places.plain, *places.bundled))
     changed = len(gone) + sum(1 for s in staged.values() if s.entry.kind != "dir" or index.get(s.entry.path) is None)
-    return Package(number, manifest.title(number), put, [d for d in delete if d not in put], changed, weight)
+    files = [e for e in entries.values() if e.kind != "dir"]
+    body = history.body(len(files), sum(e.size for e in files), changed)
+    return Package(number, manifest.title(number), body, put, [d for d in delete if d not in put], changed, weight)
 
 
 def unpack_failed(index: Index) -> None:
