@@ -23,10 +23,10 @@ from sidecar.recovery.restore import entry_path, read_manifest
 from sidecar.roots import Root
 from sidecar.settings import Settings, load
 from sidecar.snapshot.index import Index
+from sidecar.snapshot.keeping import kept_as
 from sidecar.snapshot.manifest import Manifest, SnapshotId, snapshot_in
 from sidecar.stores.base import Commit, Corrupt, Denied, NotFound, Revision, Store
 from sidecar.stores.opening import open_store
-from sidecar.sync.history import kept_as
 
 T = TypeVar("T")
 

@@ -16,9 +16,9 @@ from sidecar.roots import Root
 from sidecar.snapshot import bundle, shards
 from sidecar.snapshot import manifest as manifests
 from sidecar.snapshot.index import Index
+from sidecar.snapshot.keeping import kept_as
 from sidecar.snapshot.manifest import TITLE, Manifest, root_of, snapshot_in
 from sidecar.stores.base import Commit, Corrupt, NotFound, Revision, Store
-from sidecar.sync.history import kept_as
 
 ALL = 100_000
 

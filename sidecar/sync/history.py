@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import re
 import time
-from calendar import timegm
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sidecar.snapshot.keeping import KEPT, PAST, branch_name, of_branch
 from sidecar.snapshot.manifest import SnapshotId, snapshot_in
 from sidecar.stores.base import Commit, Revision, Store, StoreError
 
 ALL = 100_000
-PAST = "past/"
-"""Branches of old snapshots that a prune made, and that a later one lets go of."""
-KEPT = ("kept/", "damaged/")
-"""Branches of one snapshot that no prune lets go of."""
-
 LAST = 10
 WITHIN_S = 30 * 86400.0
 BRANCHES = 50
 """Most snapshots that are kept as branches: each costs the Hub two requests and a squash of its own."""
 
-_NAME = re.compile(r"past/([0-9]+\.[0-9]+)(?:_([0-9]{8}T[0-9]{6}Z))?")
 _COUNT = re.compile(r"(?m)^(files|bytes|changed): ([0-9]{1,18})$")
-_TIME = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,38 +92,10 @@ def past(history: Sequence[Commit], branches: Mapping[str, Revision]) -> list[Pa
         if number is not None and number not in found:
             found[number] = Past(number, commit.revision, commit.at, None, commit.body, commit.title)
     for name, revision in branches.items():
-        kept = _of_branch(name)
+        kept = of_branch(name)
         if kept is not None and kept[0] not in found:
             found[kept[0]] = Past(kept[0], revision, kept[1], name)
     return sorted(found.values(), key=lambda p: p.number, reverse=True)
-
-
-def _of_branch(name: str) -> tuple[str, float | None] | None:
-    """The snapshot that a branch keeps, and from when it is where its name says so."""
-    match = _NAME.fullmatch(name)
-    if match is not None:
-        at = _seconds(match[2]) if match[2] else None
-        return match[1], at
-    number = name.removeprefix("kept/")
-    return (number, None) if number != name and re.fullmatch(r"[0-9]+\.[0-9]+", number) else None
-
-
-def _seconds(text: str) -> float:
-    return float(timegm(time.strptime(text, _TIME)))
-
-
-def kept_as(branches: Mapping[str, Revision], wanted: str) -> Revision | None:
-    """The revision of a branch that keeps the snapshot ``wanted``, or that is ``wanted``."""
-    for name, revision in branches.items():
-        kept = _of_branch(name)
-        if revision == wanted or (kept is not None and kept[0] == wanted):
-            return revision
-    return None
-
-
-def branch_of(p: Past) -> str:
-    """The name of the branch that keeps ``p``."""
-    return f"{PAST}{p.snapshot}" + ("" if p.at is None else f"_{time.strftime(_TIME, time.gmtime(p.at))}")
 
 
 def plan(
@@ -195,8 +160,8 @@ async def carry_out(store: Store, found: Plan) -> int:
         return 0
     for p in found.stays[1:]:
         if p.branch is None:
-            await store.keep(p.revision, branch_of(p))
-            await store.compact(branch=branch_of(p), title=p.title)
+            await store.keep(p.revision, branch_name(p.snapshot, p.at))
+            await store.compact(branch=branch_name(p.snapshot, p.at), title=p.title)
     for name in found.kept:
         await store.compact(branch=name)
     for p in found.goes:

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.snapshot.keeping import kept_as
 from sidecar.snapshot.manifest import snapshot_in
 from sidecar.stores.base import Commit, NotFound, Store, StoreError
 from sidecar.stores.folder import FolderStore
 from sidecar.sync import history
-from sidecar.sync.history import Past, Retention, body, branch_of, kept_as, past, plan
+from sidecar.sync.history import Past, Retention, body, past, plan
 from tests.stores.hubs import local_hub
 from tests.stores.hubs import store as hub_store
 
@@ -67,9 +68,10 @@ def test_without_a_word_a_store_that_cuts_keeps_a_month() -> None:
 
 
 def test_branches_that_keep_a_snapshot_are_part_of_the_past() -> None:
-    old = Past("1.2", "r", 1e9 - 50 * DAY)
+    at = 1e9 - 50 * DAY
+    old = branch_name("1.2", at)
     branches = {
-        branch_of(old): "b2",
+        old: "b2",
         "past/1.1": "b1",
         "kept/1.3": "b3",
         "kept/odd": "x",
@@ -78,14 +80,15 @@ def test_branches_that_keep_a_snapshot_are_part_of_the_past() -> None:
     }
     found = past(commits(*SNAPS[:4]), branches)
     assert ids(found) == ["1.9", "1.8", "1.7", "1.6", "1.3", "1.2", "1.1"]
-    assert [p.branch for p in found[4:]] == ["kept/1.3", branch_of(old), "past/1.1"]
-    assert found[5].at == old.at
+    assert [p.branch for p in found[4:]] == ["kept/1.3", old, "past/1.1"]
+    assert found[5].at == at
     assert found[4].at is None
     made = plan(commits(*SNAPS[:4]), branches, Retention(5), 1e9, squashes=True)
     assert ids(made.stays) == ["1.9", "1.8", "1.7", "1.6", "1.2"]
     assert ids(made.goes) == ["1.1"], "what a mass deletion left is not for a prune to take"
     assert (made.kept, made.others) == (("kept/1.3", "kept/odd"), ("fenced/me", "mine"))
     assert (kept_as(branches, "1.3"), kept_as(branches, "1.2"), kept_as(branches, "b1")) == ("b3", "b2", "b1")
+    assert past([], {"past/1.1_20269999T000000Z": "b"})[0].at is None, "anybody may name a branch"
     assert (kept_as(branches, "1.9"), kept_as(branches, "odd")) == (None, None)
 
 
