@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.snapshot.keeping import kept_as
+from sidecar.snapshot.keeping import branch_name, kept_as
 from sidecar.snapshot.manifest import snapshot_in
 from sidecar.stores.base import Commit, NotFound, Store, StoreError
 from sidecar.stores.folder import FolderStore
