@@ -80,28 +80,54 @@ def _part(s: Shard) -> dict[str, Any]:
 
 def _named(rest: dict[str, Any], key: str, value: str) -> dict[str, Any]:
     """``value`` under ``key`` where JSON can say it, else its bytes under ``<key>_b64``."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raw = value.encode("utf-8", "surrogateescape")
-        return {f"{key}_b64": base64.b64encode(raw).decode(), **rest}
-    return {key: value, **rest}
+    return {**_coded(key, shards.raw(value)), **rest}
 
 
 def document(e: Entry) -> dict[str, Any]:
     """The entry as it stands in the JSON."""
-    out = _named({"kind": e.kind, "mode": e.mode, "uid": e.uid, "gid": e.gid, "mtime_ns": e.mtime_ns}, "path", e.path)
-    if e.kind == "file":
-        out["size"] = e.size
-        out["sha256"] = e.sha256
-        if e.frame is not None:
-            out["bundle"] = e.frame.bundle
-            out["frame"] = [e.frame.offset, e.frame.length]
-    elif e.kind == "symlink":
-        out.update(_named({}, "target", e.target))
-    if e.flag:
-        out["flag"] = e.flag
+    f = e.frame
+    return document_of(
+        *(shards.raw(e.path), e.kind, e.mode, e.uid, e.gid, e.mtime_ns, e.size, e.sha256, shards.raw(e.target)),
+        *(f.bundle if f else None, f.offset if f else None, f.length if f else None, e.flag),
+    )
+
+
+def document_of(
+    path: bytes,
+    kind: str,
+    mode: int,
+    uid: int,
+    gid: int,
+    mtime_ns: int,
+    size: int,
+    sha256: str,
+    target: bytes,
+    bundle: str | None,
+    offset: int | None,
+    length: int | None,
+    flag: str,
+) -> dict[str, Any]:
+    """An entry's values, in the order in which the index has them, as they stand in the JSON."""
+    out = _coded("path", path)
+    out.update(kind=kind, mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
+    if kind == "file":
+        out["size"] = size
+        out["sha256"] = sha256
+        if bundle is not None:
+            out["bundle"] = bundle
+            out["frame"] = [offset, length]
+    elif kind == "symlink":
+        out.update(_coded("target", target))
+    if flag:
+        out["flag"] = flag
     return out
+
+
+def _coded(key: str, value: bytes) -> dict[str, Any]:
+    try:
+        return {key: value.decode()}
+    except UnicodeDecodeError:
+        return {f"{key}_b64": base64.b64encode(value).decode()}
 
 
 @dataclass(frozen=True, slots=True)

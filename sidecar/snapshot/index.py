@@ -11,48 +11,31 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from sidecar.errors import SidecarError
-from sidecar.snapshot.manifest import Entry, Frame, Manifest, RootRecord, SnapshotId
+from sidecar.snapshot import rows as _rows
+from sidecar.snapshot import tally as _tally
+from sidecar.snapshot.manifest import Manifest, RootRecord, Shard, SnapshotId
+from sidecar.snapshot.rows import COLUMNS as _COLUMNS
+from sidecar.snapshot.rows import Row, Stat, clamp
+from sidecar.snapshot.rows import from_sql as _unpack
+from sidecar.snapshot.tally import Bundle, Counted, Tally
 
-SCHEMA = 1
+__all__ = ["Index", "Known", "Mark", "Row", "Stat", "clamp"]
 
-
-def clamp(ns: int) -> int:
-    """A time in ns that 64 bits hold: ext4 and XFS know times far beyond 2262, which no index or manifest says."""
-    return max(-(1 << 63) + 1, min(ns, (1 << 63) - 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """What makes a file *unchanged* when it is equal (design, section 5)."""
-
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, st: os.stat_result) -> Stat:
-        return cls(st.st_dev, st.st_ino, st.st_size, clamp(st.st_mtime_ns), clamp(st.st_ctime_ns))
+SCHEMA = 2
+AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """An entry as it was committed; ``stat`` is None where the local file was never seen to hold it.
-
-    ``settled`` is false where the file changed so shortly before its staging that an equal stat proves nothing.
-    """
-
-    entry: Entry
-    stat: Stat | None = None
-    settled: bool = True
+Mark = tuple[int | None, ...]
+"""An entry by what a stat of it says, as long as it is unchanged: st_mode, st_uid, st_gid, st_dev, st_ino, st_size,
+st_mtime_ns, st_ctime_ns. None where no stat proves anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,42 +47,11 @@ class Known:
     revision: str
 
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS bundles (sha TEXT PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS {name} (
-  path BLOB PRIMARY KEY, parent BLOB NOT NULL, kind TEXT, mode INTEGER, uid INTEGER, gid INTEGER, mtime_ns INTEGER,
-  size INTEGER, sha TEXT, target BLOB, bundle TEXT, off INTEGER, len INTEGER, flag TEXT,
-  dev INTEGER, ino INTEGER, st_size INTEGER, st_mtime INTEGER, ctime INTEGER, settled INTEGER) WITHOUT ROWID;
-"""
-_COLUMNS = (
-    "path, kind, mode, uid, gid, mtime_ns, size, sha, target, bundle, off, len, flag,"
-    " dev, ino, st_size, st_mtime, ctime, settled"
+_MARK = (
+    "path, CASE WHEN flag='' AND (settled OR kind='dir') THEN"
+    f" mode | CASE kind WHEN 'file' THEN {stat.S_IFREG} WHEN 'dir' THEN {stat.S_IFDIR} ELSE {stat.S_IFLNK} END END,"
+    " uid, gid, dev, ino, st_size, CASE kind WHEN 'dir' THEN mtime_ns ELSE st_mtime END, ctime"
 )
-_INSERT = "INSERT OR REPLACE INTO {} VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-
-
-def _pack(row: Row) -> tuple[Any, ...]:
-    e, f, s = row.entry, row.entry.frame, row.stat
-    path = os.fsencode(e.path)
-    where = (f.bundle, f.offset, f.length) if f else (None, None, None)
-    # st_ino and st_dev are unsigned 64-bit numbers; SQLite's integers are signed.
-    stat = (_signed(s.dev), _signed(s.ino), s.size, s.mtime_ns, s.ctime_ns) if s else (None,) * 5
-    return (
-        *(path, path.rpartition(b"/")[0], e.kind, e.mode, e.uid, e.gid, e.mtime_ns, e.size, e.sha256),
-        *(os.fsencode(e.target), *where, e.flag, *stat, int(row.settled)),
-    )
-
-
-def _unpack(r: tuple[Any, ...]) -> Row:
-    frame = Frame(r[9], r[10], r[11]) if r[9] is not None else None
-    path, target = os.fsdecode(r[0]), os.fsdecode(r[8])
-    entry = Entry(path, r[1], r[2], r[3], r[4], r[5], r[6], r[7], target, frame, r[12])
-    stat = Stat(r[13] & _U64, r[14] & _U64, r[15], r[16], r[17]) if r[13] is not None else None
-    return Row(entry, stat, bool(r[18]))
-
-
-_U64 = (1 << 64) - 1
 
 
 def _damaged(error: sqlite3.DatabaseError) -> bool:
@@ -107,10 +59,6 @@ def _damaged(error: sqlite3.DatabaseError) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     # SQLITE_ERROR is another version's schema: of no use here either.
     return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-
-
-def _signed(n: int) -> int:
-    return n - (1 << 64) if n >= 1 << 63 else n
 
 
 class Index:
@@ -138,8 +86,11 @@ class Index:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA cache_size=-2000")
-            db.executescript(_TABLES.format(name="entries") + _TABLES.format(name="pending"))
+            db.executescript(_rows.TABLE.format(name="entries") + _rows.TABLE.format(name="pending"))
             db.executescript(
+                "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+                f"CREATE INDEX IF NOT EXISTS by_base ON entries (base) WHERE base!={_rows.SAME};"
+                "CREATE TABLE IF NOT EXISTS lost (path BLOB PRIMARY KEY) WITHOUT ROWID;"
                 "CREATE INDEX IF NOT EXISTS by_parent ON entries (parent);"
                 "CREATE INDEX IF NOT EXISTS by_flag ON entries (flag) WHERE flag!='';"
                 "CREATE TABLE IF NOT EXISTS gone (path BLOB PRIMARY KEY) WITHOUT ROWID;"
@@ -189,7 +140,7 @@ class Index:
     def forget(self, brought: Mapping[str, str] | None = None) -> None:
         """Believe nothing of this index from now on, but for what the image ``brought``; survives a crash."""
         with self._lock, self._transaction():
-            for table in ("entries", "pending", "gone", "bundles", "shipped", "tombstones", "meta"):
+            for table in ("entries", "pending", "gone", "lost", "shipped", "tombstones", "meta"):
                 self._db.execute(f"DELETE FROM {table}")
             self._set("schema", str(SCHEMA))
             if brought is not None:
@@ -201,13 +152,20 @@ class Index:
     def replace(self, known: Known, manifest: Manifest, stats: Mapping[str, Stat]) -> None:
         """Describe ``manifest`` as just restored; ``stats`` are of the local files that now hold its entries."""
         with self._lock, self._transaction():
-            for table in ("entries", "pending", "gone", "bundles"):
+            for table in ("entries", "pending", "gone", "lost"):
                 self._db.execute(f"DELETE FROM {table}")
+            parts = manifest.sharding
+            base: dict[str, int] = {}
+            if parts is not None:
+                base = dict.fromkeys(parts.replaced, _rows.REPLACED) | dict.fromkeys(parts.added, _rows.ADDED)
+                self._db.executemany("INSERT INTO lost VALUES (?)", ((os.fsencode(p),) for p in parts.gone))
+            other = _rows.ADDED if parts is None else _rows.SAME
             self._db.executemany(
-                _INSERT.format("entries"),
-                (_pack(Row(e, stats.get(p))) for p, e in manifest.entries.items()),
+                _rows.INSERT.format("entries"),
+                ((*_rows.to_sql(Row(e, stats.get(p))), base.get(p, other)) for p, e in manifest.entries.items()),
             )
-            self._db.executemany("INSERT OR REPLACE INTO bundles VALUES (?,?)", manifest.bundles.items())
+            self._set("tally", _tally.of_manifest(manifest).dump())
+            self._set("shards", json.dumps([list(astuple(p)) for p in parts.shards] if parts else []))
             self._describe(known, manifest)
 
     def _describe(self, known: Known, manifest: Manifest) -> None:
@@ -231,27 +189,41 @@ class Index:
         snapshot: SnapshotId,
         puts: Iterable[Row],
         gone: Iterable[str],
-        bundles: Mapping[str, int],
+        bundles: Mapping[str, Bundle],
         roots: Iterable[RootRecord],
         buried: Mapping[str, str] | None = None,
         risen: Iterable[str] = (),
         *,
         looked: bool = False,
-    ) -> None:
-        """Note what snapshot ``snapshot`` will change, before it is committed.
+    ) -> Tally:
+        """Note what snapshot ``snapshot`` will change, before it is committed, and count what there is then.
 
+        ``bundles`` are the new ones. In which parts the manifest is stored is for ``reshard`` to say, after this.
         ``buried`` are shipped paths that are deleted now, with what was shipped; ``risen`` are back again.
         ``looked`` says that ``unlooked`` is settled by it.
         """
         with self._lock, self._transaction():
             self._db.execute("DELETE FROM pending")
             self._db.execute("DELETE FROM gone")
-            self._db.executemany(_INSERT.format("pending"), (_pack(r) for r in puts))
+            self._db.executemany(_rows.INSERT.format("pending"), ((*_rows.to_sql(r), _rows.ADDED) for r in puts))
             self._db.executemany("INSERT OR REPLACE INTO gone VALUES (?)", ((os.fsencode(p),) for p in gone))
             self._set("pending", str(snapshot))
-            self._set("pending_bundles", json.dumps(dict(bundles)))
-            self._set("pending_roots", json.dumps([[r.name, r.path, r.kind, r.layout] for r in roots]))
+            records = list(roots)
+            self._set("pending_roots", json.dumps([[r.name, r.path, r.kind, r.layout] for r in records]))
+            coming = _tally.after_pending(self._db, self._tally(), bundles, [r.name for r in records])
+            self._set("pending_tally", coming.dump())
+            self._set("pending_shards", None)
             self._set("pending_tombstones", json.dumps([dict(buried or {}), list(risen), looked]))
+            return coming
+
+    def reshard(self, parts: Sequence[Shard], folded: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Note in which parts the pending snapshot's manifest is stored; ``folded`` are ranges written anew.
+
+        A range is from its first path up to its second one, or to the end.
+        """
+        ranges = [[os.fsdecode(low), None if high is None else os.fsdecode(high)] for low, high in folded]
+        with self._lock:
+            self._set("pending_shards", json.dumps([[list(astuple(p)) for p in parts], ranges]))
 
     def pending(self) -> SnapshotId | None:
         """The snapshot that was being committed when this index was last used, if its outcome is not known."""
@@ -262,11 +234,8 @@ class Index:
     def promote(self, store: str, revision: str) -> None:
         """The pending snapshot is durable as ``revision``: its changes become the entries."""
         with self._lock, self._transaction():
-            self._db.execute("DELETE FROM entries WHERE path IN (SELECT path FROM gone)")
-            self._db.execute("INSERT OR REPLACE INTO entries SELECT * FROM pending")
-            self._db.execute("DELETE FROM bundles")
-            bundles = json.loads(self._meta("pending_bundles") or "{}")
-            self._db.executemany("INSERT OR REPLACE INTO bundles VALUES (?,?)", bundles.items())
+            self._adopt(*json.loads(self._meta("pending_shards") or "[[],[]]"))
+            self._set("tally", self._meta("pending_tally"))
             self._set("store", store)
             self._set("snapshot", self._meta("pending"))
             self._set("revision", revision)
@@ -278,6 +247,33 @@ class Index:
                 self._set("unlooked", None)
             self._drop_pending()
 
+    def _adopt(self, parts: list[list[Any]], folded: list[tuple[str, str | None]]) -> None:
+        """Make the pending rows entries, and mark which of all entries are what their shards say."""
+        run, same, replaced, added = self._db.execute, _rows.SAME, _rows.REPLACED, _rows.ADDED
+        before = bool(self.shards())
+        if before and parts:
+            run(
+                "INSERT OR IGNORE INTO lost SELECT g.path FROM gone AS g CROSS JOIN entries AS e ON e.path=g.path"
+                f" WHERE e.base!={added}"
+            )
+            base = (
+                f"CASE WHEN EXISTS (SELECT 1 FROM entries AS e WHERE e.path=p.path AND e.base!={added})"
+                f" OR EXISTS (SELECT 1 FROM lost AS l WHERE l.path=p.path) THEN {replaced} ELSE {added} END"
+            )
+        else:
+            base = str(same if parts else added)
+        run("DELETE FROM entries WHERE path IN (SELECT path FROM gone)")
+        run(f"INSERT OR REPLACE INTO entries SELECT {_rows.ALL}, {base} FROM pending AS p")
+        run("DELETE FROM lost WHERE path IN (SELECT path FROM pending)")
+        for low, high in folded:
+            within, values = _between(os.fsencode(low), None if high is None else os.fsencode(high))
+            run(f"UPDATE entries SET base={same} WHERE base!={same} AND {within}", values)
+            run(f"DELETE FROM lost WHERE {within}", values)
+        if before and not parts:
+            run(f"UPDATE entries SET base={added}")
+            run("DELETE FROM lost")
+        self._set("shards", json.dumps(parts))
+
     def discard(self) -> None:
         """The pending snapshot was not committed."""
         with self._lock, self._transaction():
@@ -286,7 +282,7 @@ class Index:
     def _drop_pending(self) -> None:
         self._db.execute("DELETE FROM pending")
         self._db.execute("DELETE FROM gone")
-        for key in ("pending", "pending_bundles", "pending_roots", "pending_tombstones"):
+        for key in ("pending", "pending_tally", "pending_shards", "pending_roots", "pending_tombstones"):
             self._set(key, None)
 
     def moved(self, revision: str) -> None:
@@ -296,8 +292,85 @@ class Index:
 
     def touch(self, rows: Iterable[Row]) -> None:
         """Refresh rows whose bytes were found unchanged although their stat was not."""
+        fresh = {r.entry.path: r for r in rows}
         with self._lock, self._transaction():
-            self._db.executemany(_INSERT.format("entries"), (_pack(r) for r in rows))
+            old = self._counted(list(fresh))
+            new = [_tally.counted(r.entry) for r in fresh.values()]
+            self._db.executemany(_rows.TOUCH, (_rows.to_sql(r) for r in fresh.values()))
+            if set(old) != set(new):
+                self._set("tally", self._tally().moved(old, new).dump())
+
+    def _counted(self, paths: Sequence[str]) -> list[Counted]:
+        found = self._some("path, kind, size, bundle", paths)
+        return [(os.fsdecode(path), kind, size, bundle) for path, kind, size, bundle in found]
+
+    def _some(self, columns: str, paths: Sequence[str]) -> list[Any]:
+        out: list[Any] = []
+        for at in range(0, len(paths), AT_ONCE):
+            raw = [os.fsencode(p) for p in paths[at : at + AT_ONCE]]
+            marks = ",".join("?" * len(raw))
+            out += self._db.execute(f"SELECT {columns} FROM entries WHERE path IN ({marks})", raw).fetchall()
+        return out
+
+    def many(self, paths: Sequence[str]) -> dict[str, Row]:
+        """The rows of those of ``paths`` that have one."""
+        with self._lock:
+            rows = self._some(_COLUMNS, paths) if self._tally().entries else []
+        return {r.entry.path: r for r in map(_unpack, rows)}
+
+    def coming(self, low: bytes = b"", high: bytes | None = None) -> Iterator[tuple[Any, ...]]:
+        """What the pending snapshot has from ``low`` up to ``high``, in path order: the values of ``rows.COLUMNS``."""
+        within, values = _between(low, high)
+        while True:
+            with self._lock:
+                rows = self._db.execute(
+                    f"SELECT {_COLUMNS} FROM pending WHERE {within} UNION ALL SELECT {_COLUMNS} FROM entries AS e"
+                    f" WHERE {within} AND NOT EXISTS (SELECT 1 FROM pending AS p WHERE p.path=e.path)"
+                    " AND NOT EXISTS (SELECT 1 FROM gone AS g WHERE g.path=e.path) ORDER BY path LIMIT 1000",
+                    (*values, *values),
+                ).fetchall()
+            yield from rows
+            if len(rows) < 1000:
+                return
+            within, values = _between(rows[-1][0] + b"\0", high)
+
+    def coming_delta(self) -> tuple[list[tuple[Any, ...]], list[bytes]]:
+        """How the pending snapshot differs from the shards that there are: its rows, and the paths that are gone.
+
+        Rows are in path order, each with the values of ``rows.COLUMNS``.
+        """
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM pending UNION ALL SELECT {_COLUMNS} FROM entries AS e"
+                f" WHERE base!={_rows.SAME} AND NOT EXISTS (SELECT 1 FROM pending AS p WHERE p.path=e.path)"
+                " AND NOT EXISTS (SELECT 1 FROM gone AS g WHERE g.path=e.path) ORDER BY path"
+            ).fetchall()
+            gone = self._db.execute(
+                "SELECT path FROM lost UNION SELECT g.path FROM gone AS g CROSS JOIN entries AS e ON e.path=g.path"
+                f" WHERE e.base!={_rows.ADDED} EXCEPT SELECT path FROM pending ORDER BY path"
+            ).fetchall()
+        return rows, [r[0] for r in gone]
+
+    def in_bundle(self, sha256: str, most: int) -> list[Row]:
+        """The first ``most`` rows whose bytes are in a bundle, in path order. Looks at every entry."""
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM entries WHERE bundle=? ORDER BY path LIMIT ?", (sha256, most)
+            ).fetchall()
+        return [_unpack(r) for r in rows]
+
+    def shards(self) -> tuple[Shard, ...]:
+        """The parts in which the store has the manifest; none where it has it whole."""
+        with self._lock:
+            return tuple(Shard(*part) for part in json.loads(self._meta("shards") or "[]"))
+
+    def tally(self) -> Tally:
+        """What there is, counted."""
+        with self._lock:
+            return self._tally()
+
+    def _tally(self) -> Tally:
+        return Tally.load(self._meta("tally"))
 
     def get(self, path: str) -> Row | None:
         with self._lock:
@@ -309,6 +382,30 @@ class Index:
         with self._lock:
             rows = self._db.execute(f"SELECT {_COLUMNS} FROM entries WHERE parent=?", (os.fsencode(parent),)).fetchall()
         return {r.entry.path: r for r in map(_unpack, rows)}
+
+    def marks_under(self, folder: str, most: int) -> list[tuple[str, Mark]] | None:
+        """All that lies below ``folder``, in path order; None where it is more than ``most`` entries."""
+        raw = os.fsencode(folder)
+        between = (raw + b"/", raw + b"0")
+        with self._lock:
+            counted = "SELECT count(*) FROM (SELECT 1 FROM entries WHERE path>? AND path<? LIMIT ?)"
+            if self._db.execute(counted, (*between, most + 1)).fetchone()[0] > most:
+                return None
+            rows = self._db.execute(
+                f"SELECT {_MARK} FROM entries WHERE path>? AND path<? ORDER BY path", between
+            ).fetchall()
+        return [(r[0].decode("utf-8", "surrogateescape"), r[1:]) for r in rows]
+
+    def marks_in(self, folder: str, after: str | None = None, until: str | None = None) -> list[tuple[str, Mark]]:
+        """What lies right in ``folder``: paths after ``after``, up to and with ``until``, as bytes compare."""
+        raw = os.fsencode(folder)
+        low = raw + b"/" if after is None else os.fsencode(after)
+        high = raw + b"0" if until is None else os.fsencode(until)
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT {_MARK} FROM entries WHERE parent=? AND path>? AND path<=?", (raw, low, high)
+            ).fetchall()
+        return [(r[0].decode("utf-8", "surrogateescape"), r[1:]) for r in rows]
 
     def under(self, path: str) -> list[Row]:
         """``path``'s own row and all below it, in path order."""
@@ -325,9 +422,10 @@ class Index:
         raw = os.fsencode(root)
         with self._lock:
             rows = self._db.execute(
-                f"SELECT {_COLUMNS} FROM entries AS e WHERE path>? AND path<?"
-                " AND NOT EXISTS (SELECT 1 FROM entries AS p WHERE p.path=e.parent) ORDER BY path",
-                (raw + b"/", raw + b"0"),
+                f"SELECT {_COLUMNS} FROM entries WHERE parent IN (SELECT parent FROM ("  # asked once a folder
+                " SELECT ? AS parent UNION SELECT DISTINCT parent FROM entries WHERE parent>? AND parent<?) AS f"
+                " WHERE NOT EXISTS (SELECT 1 FROM entries AS p WHERE p.path=f.parent)) ORDER BY path",
+                (raw, raw + b"/", raw + b"0"),
             ).fetchall()
         return [_unpack(r) for r in rows]
 
@@ -355,15 +453,10 @@ class Index:
             yield from map(_unpack, rows)
 
     def totals(self, root: str) -> tuple[int, int]:
-        """How many files ``root`` has, and their bytes."""
-        raw = os.fsencode(root)
+        """How many files ``root`` has, and their bytes. Of what is no root of the snapshot it looks at each."""
         with self._lock:
-            n, size = self._db.execute(
-                "SELECT count(*), coalesce(sum(size),0) FROM entries"
-                " WHERE kind!='dir' AND (path=? OR (path>? AND path<?))",
-                (raw, raw + b"/", raw + b"0"),
-            ).fetchone()
-        return n, size
+            known = self._tally().roots.get(root)
+            return known if known is not None else _tally.under(self._db, root)
 
     def flagged(self) -> list[Row]:
         """The rows that are unsettled, stale or unreadable."""
@@ -372,14 +465,8 @@ class Index:
         return [_unpack(r) for r in rows]
 
     def bundles(self) -> dict[str, int]:
-        with self._lock:
-            return dict(self._db.execute("SELECT sha, size FROM bundles").fetchall())
-
-    def live_bundles(self) -> set[str]:
-        """The bundles that a committed entry still lies in."""
-        with self._lock:
-            rows = self._db.execute("SELECT DISTINCT bundle FROM entries WHERE bundle IS NOT NULL")
-            return {r[0] for r in rows}
+        """The bundles that an entry lies in, and their sizes."""
+        return {sha: b.size for sha, b in self.tally().bundles.items()}
 
     def roots(self) -> list[RootRecord]:
         with self._lock:
@@ -435,6 +522,10 @@ class Index:
         """Whether main may have deleted a shipped path before any snapshot had it: no row would tell."""
         with self._lock:
             return self._meta("unlooked") is not None
+
+
+def _between(low: bytes, high: bytes | None) -> tuple[str, tuple[bytes, ...]]:
+    return ("path>=?", (low,)) if high is None else ("path>=? AND path<?", (low, high))
 
 
 class _Transaction:

@@ -315,6 +315,7 @@ class Engine:
                 self.line.snapshot,
                 self.options,
                 frozenset(self._refused),
+                anew=look.reassert,
             )
             rides = dict(self.rides)
             put = {**package.put, **rides}

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sidecar.snapshot import bundle, codec, manifest
+from sidecar.snapshot import bundle, manifest
 from sidecar.snapshot.index import Index, Row
-from sidecar.snapshot.manifest import Entry, Manifest, SnapshotId
+from sidecar.snapshot.manifest import Manifest, SnapshotId
 from sidecar.snapshot.stage import Staged
+from sidecar.snapshot.tally import Bundle
 from sidecar.stores.base import Source
 from sidecar.sync import history, plan
+from sidecar.sync.compose import compose
 from sidecar.sync.survey import Survey
 
 
@@ -52,33 +54,37 @@ def pack(
     parent: SnapshotId | None,
     writer: Writer,
     refused: Collection[str],
+    *,
+    anew: bool = False,
 ) -> Package:
-    """Compose snapshot ``number`` and note it in the index as pending."""
+    """Compose snapshot ``number`` and note it in the index as pending.
+
+    With ``anew`` nothing that the store should have of the manifest is relied on.
+    """
     gone = {row.entry.path for row in survey.gone}
     staged = {s.entry.path: s for s in survey.staged}
     gone -= staged.keys()
     places = plan.place(list(staged.values()), _bundled_roots(survey, index), refused)
     put: dict[str, Source] = {s.entry.path: _source(s) for s in places.plain}
     rows: dict[str, Row] = {path: s.row for path, s in staged.items()}
-    new_bundles: dict[str, int] = {}
+    new_bundles: dict[str, Bundle] = {}
     if places.bundled:
         target = folder / "bundle"
         members = [(s.entry, _on_disk(s, folder / f"member-{n}")) for n, s in enumerate(places.bundled)]
         built = bundle.write(members, target)
         put[bundle.store_path(built.sha256)] = target
-        new_bundles[built.sha256] = built.size
+        new_bundles[built.sha256] = Bundle(built.size, sum(e.size for e in built.entries))
         for entry in built.entries:
             rows[entry.path] = Row(entry, rows[entry.path].stat, rows[entry.path].settled)
-    pairs = [(old, new) for path, new in rows.items() if (old := index.get(path)) is not None]
-    delete = plan.deletes([r for r in survey.gone if r.entry.path in gone], pairs)
-    entries: dict[str, Entry] = {r.entry.path: r.entry for r in index.rows() if r.entry.path not in gone}
-    entries.update({path: row.entry for path, row in rows.items()})
-    live = {e.frame.bundle for e in entries.values() if e.frame is not None}
-    bundles = plan.live_bundles(live, index.bundles(), new_bundles)
-    delete += [bundle.store_path(sha) for sha in index.bundles() if sha not in bundles]
+    old = index.many(list(rows))
+    delete = plan.deletes([r for r in survey.gone if r.entry.path in gone], [(o, rows[p]) for p, o in old.items()])
     risen = index.buried_among(rows)
     tombstones = {path: sha for path, sha in {**index.tombstones(), **survey.buried}.items() if path not in risen}
-    document = Manifest(
+    coming = index.begin(
+        number, rows.values(), gone, new_bundles, survey.roots, survey.buried, risen, looked=survey.looked
+    )
+    delete += [bundle.store_path(sha) for sha in index.bundles() if sha not in coming.bundles]
+    head = Manifest(
         number,
         str(parent) if parent else None,
         writer.space,
@@ -86,17 +92,19 @@ def pack(
         writer.instance,
         writer.version,
         tuple(survey.roots),
-        entries,
-        bundles,
+        {},
+        {sha: b.size for sha, b in coming.bundles.items()},
         index.shipped(),
         tombstones,
+        {sha: b.packed for sha, b in coming.bundles.items()},
     )
-    put[manifest.PATH] = codec.encode(document)
-    index.begin(number, rows.values(), gone, bundles, survey.roots, survey.buried, risen, looked=survey.looked)
+    composed = compose(head, index, coming.entries, folder, anew=anew)
+    put |= composed.put
+    delete += composed.delete
     weight = sum(s.entry.size for s in (*places.plain, *places.bundled))
-    changed = len(gone) + sum(1 for s in staged.values() if s.entry.kind != "dir" or index.get(s.entry.path) is None)
-    files = [e for e in entries.values() if e.kind != "dir"]
-    body = history.body(len(files), sum(e.size for e in files), changed)
+    changed = len(gone) + sum(1 for path, s in staged.items() if s.entry.kind != "dir" or path not in old)
+    files, size = (sum(counts) for counts in zip(*coming.roots.values(), strict=True)) if coming.roots else (0, 0)
+    body = history.body(files, size, changed)
     return Package(number, manifest.title(number), body, put, [d for d in delete if d not in put], changed, weight)
 
 
