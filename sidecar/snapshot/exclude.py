@@ -7,7 +7,7 @@ import re
 import stat
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Patterns:
         self._all = [pattern for line in lines if (pattern := _compiled(line)) is not None]
         # Almost no path matches anything: one search in one expression settles those.
         self._any = re.compile("|".join(f"(?:{e.pattern})" for e, _ in self._all), re.DOTALL) if self._all else None
+        self.names = [pattern.name for _, pattern in self._all]
 
     def match(self, relative: str, is_dir: bool) -> bool:
         """Whether ``relative`` (``/``-separated) is excluded; what lies below an excluded folder is never asked."""
@@ -85,6 +86,10 @@ class Excluder:
         real = os.path.realpath(root)
         prefix = real.rstrip("/") + "/"
         self._own = {p[len(prefix) :] for p in own if p.startswith(prefix)}
+        ours = [re.escape(STAGING_PREFIX) + ".*", *(re.escape(os.path.basename(p)) for p in self._own)]
+        names = "|".join(f"(?:{expression})" for expression in dict.fromkeys([*ours, *self.patterns.names]))
+        self.suspects: Callable[[str], object] = re.compile(names, re.DOTALL).fullmatch
+        """Asked with the name alone: false where nothing of that name is excluded, wherever it lies."""
 
     def excluded(self, relative: str, name: str, is_dir: bool) -> bool:
         """Whether the file or folder at ``relative`` (its last part is ``name``) stays out of snapshots."""

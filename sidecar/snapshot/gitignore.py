@@ -27,9 +27,13 @@ _CLASSES = {
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """``expression`` matches the whole of a ``/``-separated path without a slash at its end (``re.DOTALL``)."""
+    """``expression`` matches the whole of a ``/``-separated path without a slash at its end (``re.DOTALL``).
+
+    ``name`` matches the last part of every such path, and of others too.
+    """
 
     expression: str
+    name: str
     folders_only: bool
     excludes: bool  # False: the line starts with "!" and takes back what an earlier one excluded
 
@@ -49,8 +53,11 @@ def parse(line: str) -> Pattern | None:
     if not text:
         raise ValueError("it names nothing")
     if "/" not in text:
-        return Pattern("(?:.*/)?" + _translate(text), folders_only, excludes)
-    return Pattern(_translate(text.removeprefix("/")), folders_only, excludes)
+        name = _translate(text)
+        return Pattern("(?:.*/)?" + name, name, folders_only, excludes)
+    # Where a slash may stand in brackets, or behind a backslash, the last part can't be told so simply.
+    name = ".*" if "[" in text or "\\" in text else _translate(text.rpartition("/")[2])
+    return Pattern(_translate(text.removeprefix("/")), name, folders_only, excludes)
 
 
 def _without_trailing_spaces(line: str) -> str:

@@ -6,17 +6,20 @@ was, is a deletion. Whatever else can't be seen is *unreadable* and its old entr
 
 from __future__ import annotations
 
+import errno
 import os
 import stat as st
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sidecar.snapshot.ahead import Ahead, unchanged
 from sidecar.snapshot.exclude import Excluder
 from sidecar.snapshot.found import SIDE_FILES, Found, database_of, found, is_database
 from sidecar.snapshot.index import Index, Row
 
 RootKind = Literal["dir", "file", "absent", "unreadable"]
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -139,46 +142,71 @@ class _Look:
 
     def walk(self, top: str) -> None:
         """Compare all that lies in the folder ``top``; the folder itself was compared before."""
-        stack = [top]
+        stack, ahead = [top], Ahead(self.index)
         while stack:
             relative = stack.pop()
-            path, folder = self._path(relative), self._at(relative)
-            known = self.index.children(path)
             try:
-                with os.scandir(folder) as listing:
-                    items = {item.name: item for item in listing}
-                status = os.lstat(folder)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # it went since its parent was listed: the next scan sees that
+                fd = os.open(self._at(relative), _FOLDER)
             except OSError as error:
-                self.out.unreadable[path] = _why(error)
+                # It went since its parent was listed, which the next scan sees; or a link, which may lead anywhere,
+                # came in its place.
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    self.out.unreadable[self._path(relative)] = _why(error)
                 continue
-            if not st.S_ISDIR(status.st_mode):
-                continue  # a link came in its place: what was listed may be anybody's
-            for item_name, item in items.items():
-                below = f"{relative}/{item_name}" if relative else item_name
-                row = known.pop(f"{path}/{item_name}", None)
+            try:
+                stack.extend(self._folder(relative, fd, ahead))
+            finally:
+                os.close(fd)
+
+    def _folder(self, relative: str, fd: int, ahead: Ahead) -> list[str]:
+        """Compare what lies in one folder; the folders in it that are to be looked into."""
+        path, below = self._path(relative), f"{relative}/" if relative else ""
+        try:
+            names, device = os.listdir(fd), os.fstat(fd).st_dev
+        except OSError as error:
+            self.out.unreadable[path] = _why(error)
+            return []
+        sides = {name for name in names if name.endswith(SIDE_FILES)}
+        doubtful = sides | {name.rpartition("-")[0] for name in sides}
+        inner: list[str] = []
+        for piece, marks in ahead.pieces(path, names):
+            folders, others = unchanged(fd, piece, marks, self.excluder.suspects, doubtful)
+            for name in others:
+                row = self.index.get(f"{path}/{name}") if name in marks else None
                 try:
-                    is_dir = item.is_dir(follow_symlinks=False)
-                    if self.excluder.excluded(below, item_name, is_dir):
-                        self.out.excluded += 1
-                        continue
-                    status_of = item.stat(follow_symlinks=False)
+                    is_dir = self._named(below + name, name, fd, row, sides)
                 except FileNotFoundError:
-                    if row is not None:
-                        known[row.entry.path] = row
                     continue
-                except OSError as error:
-                    self.out.unreadable[f"{path}/{item_name}"] = _why(error)
-                    continue
-                self._item(below, status_of, row, items)
+                marks.pop(name, None)
                 if is_dir:
-                    stack.append(below)
-            covered = bool(known) and self._covered(path, status.st_dev)
-            for row in known.values():
-                below = row.entry.path[len(self.name) + 1 :]
-                if self._lost(below, [row], covered):
-                    stack.append(below)
+                    folders.append(name)
+            inner.extend(below + name for name in folders)
+            covered = bool(marks) and self._covered(path, device)
+            for name in marks:
+                row = self.index.get(f"{path}/{name}")
+                if row is not None and self._lost(below + name, [row], covered):
+                    inner.append(below + name)
+        return inner
+
+    def _named(self, below: str, name: str, fd: int, row: Row | None, sides: Container[str]) -> bool:
+        """Compare one entry of a folder; whether it is a folder to look into. Raises FileNotFoundError."""
+        try:
+            status = os.lstat(name, dir_fd=fd)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            # Of what kind it is can't be told either.
+            if any(self.excluder.excluded(below, name, is_dir) for is_dir in (False, True)):
+                self.out.excluded += 1
+            else:
+                self.out.unreadable[self._path(below)] = _why(error)
+            return False
+        is_dir = st.S_ISDIR(status.st_mode)
+        if self.excluder.excluded(below, name, is_dir):
+            self.out.excluded += 1
+            return False
+        self._item(below, status, row, sides)
+        return is_dir
 
     def orphans(self) -> None:
         """Entries whose folder is no entry: no walk of the folders that there are comes by them."""

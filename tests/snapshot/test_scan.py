@@ -156,19 +156,13 @@ def test_what_cannot_be_seen_is_no_deletion(scenario: str) -> None:
 def test_a_name_that_a_listing_misses_is_looked_at_all_the_same(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(disk, "a", "b", "c", "d/e")
 
-    class Without:
+    real = os.listdir
+
+    def without(fd: int) -> list[str]:
         """A listing without "a" and "d", as one may be while files are renamed over each other."""
+        return [name for name in real(fd) if name not in ("a", "d")]
 
-        def __init__(self, path: str) -> None:
-            self.real = list(real(path))
-
-        def __enter__(self) -> Iterator[os.DirEntry[str]]:
-            return iter([item for item in self.real if item.name not in ("a", "d")])
-
-        def __exit__(self, *_: object) -> None: ...
-
-    real = os.scandir
-    monkeypatch.setattr(os, "scandir", Without)
+    monkeypatch.setattr(os, "listdir", without)
     assert news(disk.scan()) == (set(), set(), {})
     (disk.root / "a").write_text("changed")
     (disk.root / "d" / "e").write_text("changed")
@@ -178,14 +172,14 @@ def test_a_name_that_a_listing_misses_is_looked_at_all_the_same(disk: Disk, monk
 
 def test_a_name_that_goes_after_it_was_listed_is_gone(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(disk, "a", "b", "c")
-    real = os.scandir
+    real = os.listdir
 
-    def listed(path: str) -> object:
-        found = real(path)
+    def listed(fd: int) -> list[str]:
+        found = real(fd)
         (disk.root / "a").unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(os, "scandir", listed)
+    monkeypatch.setattr(os, "listdir", listed)
     assert news(disk.scan()) == (set(), {"data/a"}, {})
 
 
@@ -343,15 +337,16 @@ def test_a_folder_that_turns_into_a_link_under_the_walk_is_not_followed(
     outside.mkdir()
     (outside / "secret").write_text("s")
     fill(disk, "d/a")
-    real = os.scandir
+    real = os.open
 
-    def swap(path: str) -> object:
+    def swap(path: str, flags: int) -> int:
         if path == str(disk.root / "d"):
+            monkeypatch.setattr(os, "open", real)
             shutil.rmtree(path)
             os.symlink(outside, path)
-        return real(path)
+        return real(path, flags)
 
-    monkeypatch.setattr(os, "scandir", swap)
+    monkeypatch.setattr(os, "open", swap)
     assert news(disk.scan()) == (set(), set(), {})
     assert news(disk.scan()) == ({"data/d"}, {"data/d/a"}, {})
 
