@@ -60,6 +60,7 @@ class SyncState:
     unsettled: int = 0
     stale: int = 0
     unreadable: int = 0
+    paced: int = 0  # large databases that were written and wait for their turn
     trouble_since_mono: float | None = None  # unsettled, stale or unreadable entries without a break since
     watcher: str = "off"  # inotify, polling, off
     files: list[dict[str, Any]] = field(default_factory=list)  # paths in trouble: only with the API token

@@ -88,6 +88,8 @@ def _pending(sync: dict[str, Any]) -> str:
     if pending is None:
         return ""
     counts = [f"{sync[k]:,} {k}" for k in ("unsettled", "stale", "unreadable") if _number(sync.get(k))]
+    if _number(sync.get("paced")):
+        counts.append(f"{sync['paced']:,} large databases wait for their turn")
     first = f"{pending:,.0f} changes wait, the first for {lag or 0:.1f} s" if pending else "nothing"
     return ", ".join([first, *counts]) + f" (watching by {_text(sync.get('watcher'))})"
 

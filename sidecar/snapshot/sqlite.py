@@ -1,7 +1,7 @@
 """A consistent copy of a SQLite database that another process may be writing.
 
 The copy is made by a child process (``sqlite_child.py``): POSIX drops *all* of a process' locks on a file when any
-descriptor of it is closed, so a process that has the database open in one place must not open it in another.
+descriptor of it is closed, so a process that has locked the database in one place must not open it in another.
 """
 
 from __future__ import annotations
@@ -9,24 +9,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from sidecar.snapshot.found import SIDE_FILES
 from sidecar.snapshot.sqlite_child import DAMAGED, GONE, NO_ROOM
 
-CHILD = Path(__file__).with_name("sqlite_child.py")
+ROOM = Path(__file__).resolve().parents[2]
+BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from sidecar.snapshot import sqlite_child as c; "
+BOOT += "sys.exit(c.main(sys.argv[2:]))"
+
 GAP_S = 5.0
 """How long a gap between two writes is waited for where the database has no live write-ahead log."""
 
-BYTES_PER_S = 20_000_000
-"""The slowest disk that a deadline allows for."""
+SLACK_S = 15.0
+BYTES_PER_S = 10_000_000
+"""The slowest disk that a deadline allows for, copying and reading it through."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """``ok`` where the copy is whole and passed ``quick_check``; else ``reason`` says why not, in a few words.
 
-    ``damaged`` is said of the database itself, ``no_room`` of where its copy goes.
+    ``damaged`` is said of the database itself, ``no_room`` of where its copy goes. ``how`` an ok copy was had: "live"
+    beside a write-ahead log in use, in a "gap" between two writes, or with the database "locked" for a moment.
     """
 
     ok: bool
@@ -34,23 +40,33 @@ class Outcome:
     damaged: bool = False
     no_room: bool = False
     reason: str = ""
+    how: str = field(default="", compare=False)
 
 
-def copy(source: str, target: Path) -> Outcome:
-    """Copy the database ``source`` to the new file ``target``. Blocks, up to a deadline that grows with its size."""
+def copy(source: str, target: Path, *, lock: bool = True) -> Outcome:
+    """Copy the database ``source`` to the new file ``target``. Blocks, up to a deadline that grows with its size.
+
+    Without ``lock`` no lock is taken that a writer in rollback mode would notice, whatever comes of it.
+    """
     try:
         size = os.stat(source).st_size
     except FileNotFoundError:
         return Outcome(False, vanished=True)
-    deadline = GAP_S + 10 + size / BYTES_PER_S
-    argv = [sys.executable, "-I", "-S", str(CHILD), os.fspath(source), os.fspath(target), str(GAP_S)]
+    for ending in SIDE_FILES:
+        try:
+            size += os.stat(source + ending).st_size
+        except OSError:
+            pass
+    deadline = GAP_S + SLACK_S + size / BYTES_PER_S
+    argv = [sys.executable, "-I", "-S", "-c", BOOT, os.fspath(ROOM), source, os.fspath(target)]
+    argv += [str(GAP_S), "lock" if lock else "", str(os.getpid())]
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=deadline, check=False)
     except subprocess.TimeoutExpired:
         _discard(target)
         return Outcome(False, reason=f"no copy within {deadline:.0f} s")
     if done.returncode == 0:
-        return Outcome(True)
+        return Outcome(True, how=done.stdout.decode().strip())
     _discard(target)
     words = done.stderr.decode("utf-8", "replace").strip().splitlines()
     reason = words[-1] if words else f"the copying process ended with {done.returncode}"
@@ -64,5 +80,5 @@ def copy(source: str, target: Path) -> Outcome:
 
 
 def _discard(target: Path) -> None:
-    for ending in ("", "-wal", "-shm", "-journal"):
+    for ending in ("", *SIDE_FILES):
         Path(f"{target}{ending}").unlink(missing_ok=True)

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sidecar.snapshot import sqlite
+from sidecar.snapshot import captures, sqlite, sqlite_files
+from sidecar.snapshot.captures import Capture, Captures
 from sidecar.snapshot.found import SQLITE_MAGIC, Found, database_stat
 from sidecar.snapshot.index import Index, Row, Stat, clamp
 from sidecar.snapshot.manifest import Entry, Flag
@@ -58,20 +59,25 @@ class Stage:
     vanished: list[str] = field(default_factory=list)
     stale: dict[str, str] = field(default_factory=dict)
     databases: set[str] = field(default_factory=set)
+    paced: dict[str, float] = field(default_factory=dict)  # large databases -> seconds until they are copied again
 
 
 class NoRoom(OSError):
     """The staging folder's filesystem is full: nothing was staged, nothing was lost."""
 
 
-def stage(found: Iterable[Found], index: Index, folder: Path, *, force: bool = False) -> Stage:
+def stage(found: Iterable[Found], index: Index, folder: Path, *, force: bool = False, paced: bool = False) -> Stage:
     """Copy what a scan found into ``folder`` (private, empty). Raises NoRoom. Blocks.
 
-    With ``force`` what is unchanged is staged too.
+    With ``force`` what is unchanged is staged too. With ``paced`` large databases, and those that must be locked, are
+    copied now and then only: each of these copies weighs on the app.
     """
-    out, box = Stage(), _Box(folder)
-    for item in found:
-        _one(out, item, index, box, force)
+    out, box = Stage(), _Box(folder, Captures(index), paced)
+    try:
+        for item in found:
+            _one(out, item, index, box, force)
+    finally:
+        box.captures.save()
     return out
 
 
@@ -85,8 +91,9 @@ class _TooLarge(Exception):
 class _Box:
     """The staging folder, and what is held in memory instead."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, captures: Captures, paced: bool) -> None:
         self.folder, self.count, self.memory = folder, 0, 0
+        self.captures, self.paced = captures, paced
 
     def new(self) -> Path:
         self.count += 1
@@ -263,25 +270,45 @@ def _spool(source: int, target: Path) -> tuple[int, str]:
 
 def _database(out: Stage, base: Entry, found: Found, old: Row | None, box: _Box, force: bool) -> None:
     before = database_stat(found.absolute, Stat.of(os.lstat(found.absolute)))
+    out.databases.add(found.path)
+    now, holds = time.monotonic(), sqlite_files.state(found.absolute)
+    known = box.captures.get(found.path)
+    durable = old if old is not None and old.entry.kind == "file" and old.entry.flag != "unsettled" else None
+    settled = _settled(before.ctime_ns, before.mtime_ns)
+    if durable is not None and not force and known.sha256 == durable.entry.sha256:
+        # A checkpoint moves its times without changing what it holds: no reason for a commit.
+        as_it_was = replace(base, size=durable.entry.size, sha256=known.sha256, mtime_ns=durable.entry.mtime_ns)
+        if holds and holds == known.state:
+            _settle(out, Staged(Row(as_it_was, before, settled), None), old, box, force)
+            return
+        wait = captures.wait_s(known, durable.entry.sha256, before.size, now) if box.paced else 0.0
+        if wait:
+            out.paced[found.path] = wait
+            return
     box.require(before.size)
     target = box.new()
-    out.databases.add(found.path)
-    outcome = sqlite.copy(found.absolute, target)
+    lock = not box.paced or durable is None or captures.may_lock(known, now, sqlite.GAP_S)
+    outcome = sqlite.copy(found.absolute, target, lock=lock)
+    box.captures.put(found.path, replace(known, tried=now))
     if outcome.ok:
         size, digest = _hash(target)
         if not _starts_as_database(found.absolute):
             raise FileNotFoundError(errno.ENOENT, "it is no database any more", found.absolute)
-        entry = replace(base, size=size, sha256=digest, mtime_ns=before.mtime_ns)
-        row = Row(entry, before, _settled(before.ctime_ns, before.mtime_ns))
-        _settle(out, Staged(row, target), old, box, force)
+        mtime_ns = before.mtime_ns
+        if durable is not None and durable.entry.sha256 == digest:
+            mtime_ns = durable.entry.mtime_ns
+        entry = replace(base, size=size, sha256=digest, mtime_ns=mtime_ns)
+        still = holds if holds == sqlite_files.state(found.absolute) else ""
+        box.captures.put(found.path, Capture(digest, still, time.monotonic(), now))
+        _settle(out, Staged(Row(entry, before, settled), target), old, box, force)
     elif outcome.vanished:
         out.vanished.append(found.path)
     elif outcome.no_room:
         raise OSError(errno.ENOSPC, "no space left for staging", str(target))
-    elif old is not None and old.entry.kind == "file" and old.entry.flag != "unsettled":
+    elif durable is not None:
         out.stale[found.path] = outcome.reason
-        if old.entry.flag != "stale":
-            out.same.append(Row(replace(old.entry, flag="stale"), old.stat, settled=False))
+        if durable.entry.flag != "stale":
+            out.same.append(replace(durable, entry=replace(durable.entry, flag="stale"), settled=False))
     elif outcome.damaged:
         # No good copy was ever had: its bytes as they are may be all that its owner can mend it from.
         out.stale[found.path] = outcome.reason

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sidecar import log
+from sidecar.snapshot.captures import LARGE, LARGE_EVERY_S
 from sidecar.snapshot.manifest import SnapshotId
 from sidecar.state import State
 from sidecar.sync.survey import Survey
@@ -103,14 +104,22 @@ class Bulletin:
         else:
             self.state.clear("held-deletion")
 
-    def looked(self, survey: Survey) -> None:
-        """What a look saw that can't be kept as it is, and how the roots are."""
+    def looked(self, survey: Survey, later: Collection[str] = ()) -> None:
+        """What a look saw that can't be kept as it is, and how the roots are.
+
+        ``later`` are large databases that were written and wait for their turn.
+        """
         sync, trouble = self.state.sync, survey.trouble()
         said = {f["path"] for f in sync.files}
         for path, why in {**survey.unreadable, **survey.stale}.items():
             if path not in said:
                 log.warning(f"{path!r} can't be copied now ({why}): the store keeps what it has of it")
-        sync.files = [{"path": p, "state": s} for p, s in sorted(trouble.items())[:100]]
+        for path in set(later) - said:
+            every = LARGE_EVERY_S / 60
+            log.info(f"{path!r} is a database of over {human(LARGE)}: it is copied at most every {every:.0f} minutes")
+        states = dict.fromkeys(later, "paced") | trouble
+        sync.files = [{"path": p, "state": s} for p, s in sorted(states.items())[:100]]
+        sync.paced = len(later)
         kinds = list(trouble.values())
         sync.unsettled, sync.stale = kinds.count("unsettled"), kinds.count("stale")
         sync.unreadable = len(kinds) - sync.unsettled - sync.stale

@@ -100,6 +100,7 @@ class Engine:
         self._refused: set[str] = set()
         self._reassert = False
         self._roomless: dict[str, str] = {}
+        self._later: dict[str, float] = {}  # large databases whose turn comes then
         self._from: str | None = None
         self._handing_over = False
         self._failures = 0
@@ -173,12 +174,13 @@ class Engine:
                         await asyncio.to_thread(self._watcher.refresh)
                         self.state.sync.watcher = self._watcher.kind
                         self.everything()  # nobody has told what happened there until now
+                self._take_up(now)
                 at = self._due(now)
                 if at is not None and at <= now:
                     await self.snapshot("automatic")
                     continue
                 self._wake.clear()
-                wait = min(t for t in (at, next_rescan, next_check) if t is not None) - now
+                wait = min(t for t in (at, next_rescan, next_check, *self._later.values()) if t is not None) - now
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), max(wait, 0.01))
         finally:
@@ -244,6 +246,7 @@ class Engine:
             confirm_present=why == "checkpoint" and self.state.main_state == "running",
             reassert=self._reassert,
             still=why == "final",
+            paced=why == "automatic",
             forget=forget,
         )
         folder = self.options.state_dir / "staging" / f"{os.getpid()}-{time.monotonic_ns()}"
@@ -286,7 +289,9 @@ class Engine:
             await asyncio.to_thread(_fresh, folder)
             survey = await asyncio.to_thread(self.surveyor.look, look, folder, self._more)
             self.bulletin.held(survey, self._held.keys())
-            self.bulletin.looked(survey)
+            due = {path: time.monotonic() + wait for path, wait in survey.deferred.items()}
+            self._later = due if look.hints is None else self._later | due
+            self.bulletin.looked(survey, self._later)
             self._held = dict(survey.held)
             self._roomless = {path: survey.unreadable[path] for path in survey.roomless if path in survey.unreadable}
             closing = why in ("final", "handoff")
@@ -389,14 +394,29 @@ class Engine:
 
     def _short_of_room(self, first: float) -> None:
         """All is durable but what there was no room to copy: that is tried again, and holds up nothing else."""
-        dirty: dict[str, set[str]] = {}
-        for path in self._roomless:
-            name = root_of(path, (root.name for root in self.options.roots))
-            if name is not None:
-                dirty.setdefault(name, set()).add(path[len(name) + 1 :])
+        dirty = self._below_roots(self._roomless)
         path, why = min(self._roomless.items())
         self._bad(Result(False, error=f"{path!r}: {why}. Free some disk space", code="no-room"), dirty, first)
         self._not_before = min(self._not_before, time.monotonic() + self.options.max_delay_s)
+
+    def _take_up(self, now: float) -> None:
+        """Look at the large databases whose turn it is."""
+        due = [path for path, at in self._later.items() if at <= now]
+        for path in due:
+            del self._later[path]
+        if due and self._dirty is not None:
+            for name, relatives in self._below_roots(due).items():
+                self._dirty.setdefault(name, set()).update(relatives)
+        if due:
+            self._first = self._first or now
+
+    def _below_roots(self, entries: Iterable[str]) -> dict[str, set[str]]:
+        out: dict[str, set[str]] = {}
+        for path in entries:
+            name = root_of(path, (root.name for root in self.options.roots))
+            if name is not None:
+                out.setdefault(name, set()).add(path[len(name) + 1 :])
+        return out
 
     def _fenced(self) -> None:
         if self.state.lease != "fenced":

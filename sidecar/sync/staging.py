@@ -19,10 +19,12 @@ class Staging:
 
     index: Index
     folder: Path
+    paced: bool = False
     staged: dict[str, Staged] = field(default_factory=dict)
     same: dict[str, Row] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
+    deferred: dict[str, float] = field(default_factory=dict)  # large databases -> seconds until they are due
     roomless: set[str] = field(default_factory=set)
     _sights: dict[str, tuple[object, ...] | None] = field(default_factory=dict)
     _passes: int = 0
@@ -35,18 +37,19 @@ class Staging:
             source = self.staged[path].source
             if isinstance(source, Path):
                 source.unlink(missing_ok=True)
-        for kept in (self.staged, self.same, self.unreadable, self.stale, self._sights):
+        for kept in (self.staged, self.same, self.unreadable, self.stale, self.deferred, self._sights):
             for path in kept.keys() - left:
                 del kept[path]
         self.roomless &= left
         self._passes += 1
         folder = self.folder / str(self._passes)
         folder.mkdir(parents=True)
-        result = stage(fresh, self.index, folder)
+        result = stage(fresh, self.index, folder, paced=self.paced)
         self.staged.update((s.entry.path, s) for s in result.staged)
         self.same.update((row.entry.path, row) for row in result.same)
         self.unreadable.update(result.unreadable)
         self.stale.update(result.stale)
+        self.deferred.update(result.paced)
         self.roomless |= result.roomless
         self._sights.update((here.path, _sight(here)) for here in fresh if here.path in result.unreadable)
         self._sights.update((row.entry.path, _sight_of(row)) for row in result.same)

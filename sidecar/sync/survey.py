@@ -39,6 +39,7 @@ class Look:
     ``forget`` is a root, or a path of one, of which what is only carried forward goes.
     ``reassert`` puts every file again, after somebody else changed the store's copies. ``still`` is said where nobody
     writes any more: then nothing is looked at twice.
+    With ``paced`` large databases are copied now and then only.
     """
 
     hints: Hints = None
@@ -46,6 +47,7 @@ class Look:
     confirm_present: bool = False
     reassert: bool = False
     still: bool = False
+    paced: bool = False
     forget: str = ""
 
 
@@ -63,6 +65,7 @@ class Survey:
     confirmed: set[str] = field(default_factory=set)  # roots whose mass deletion goes through: keep what was before
     unreadable: dict[str, str] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
+    deferred: dict[str, float] = field(default_factory=dict)  # large databases -> seconds until they are due
     kinds: dict[str, RootKind] = field(default_factory=dict)
     excluded: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
@@ -105,7 +108,7 @@ class Surveyor:
         What is worth a commit is looked at again after it was staged, together with the hints that ``more`` gives by
         then: a folder that is written as a unit goes in as one, or flagged as ``unsettled``.
         """
-        hints, staging = how.hints, Staging(self.index, folder)
+        hints, staging = how.hints, Staging(self.index, folder, how.paced)
         seen = self._see(how, hints)
         staging.add(seen.changed)
         for left in reversed(range(LOOKS)):
@@ -262,6 +265,7 @@ class Surveyor:
         out.unreadable.update(staging.unreadable)
         out.roomless = frozenset(staging.roomless)
         out.stale.update(staging.stale)
+        out.deferred.update(staging.deferred)
         if how.reassert:
             with_bytes = {s.entry.path for s in out.staged if s.source is not None or s.entry.kind != "file"}
             with_bytes.update(row.entry.path for row in out.gone)

@@ -187,6 +187,7 @@ def _sync(state: State, now_mono: float, names: bool) -> dict[str, Any]:
         "unsettled": sync.unsettled,
         "stale": sync.stale,
         "unreadable": sync.unreadable,
+        "paced": sync.paced,
         "watcher": sync.watcher,
     }
     if names:
