@@ -78,9 +78,9 @@ class Space:
         return self.process
 
     def hurry(self, **constants: float) -> None:
-        """Let the agent's module have other ``constants``, which nobody sets in real life: tests can't wait so long."""
-        lines = [f"    sidecar.agent.{name} = {value}" for name, value in constants.items()]
-        script = "\n".join(["import sys", "if 'agent' in sys.orig_argv:", "    import sidecar.agent", *lines, ""])
+        """Let the agent have other ``constants``, which nobody sets in real life: tests can't wait so long."""
+        lines = [f"    sidecar.syncing.{name} = {value}" for name, value in constants.items()]
+        script = "\n".join(["import sys", "if 'agent' in sys.orig_argv:", "    import sidecar.syncing", *lines, ""])
         (self.home / "site").mkdir(exist_ok=True)
         (self.home / "site/sitecustomize.py").write_text(script)
         self.env["PYTHONPATH"] = f"{self.home}/site:{REPO}"
