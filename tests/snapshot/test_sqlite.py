@@ -12,73 +12,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from sidecar.snapshot import sqlite
 from sidecar.snapshot.stage import Stage, stage
+from tests.snapshot.bank import audit, teller
 from tests.snapshot.disk import FAST, Disk
 
-ACCOUNTS, TOTAL = 50, 5_000
 
-# Moves money between accounts without a pause: their sum is the same at every commit, and at no other moment.
-WRITER = f"""
-import random, sqlite3, sys, time
-db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0)
-for pragma in sys.argv[2].split(","):
-    db.execute("PRAGMA " + pragma)
-db.execute("CREATE TABLE IF NOT EXISTS a (id INTEGER PRIMARY KEY, n INTEGER, pad BLOB)")
-if not db.execute("SELECT count(*) FROM a").fetchone()[0]:
-    db.execute("BEGIN")
-    db.executemany("INSERT INTO a VALUES (?, {TOTAL // ACCOUNTS}, zeroblob(3000))", [(i,) for i in range({ACCOUNTS})])
-    db.execute("COMMIT")
-print("ready", flush=True)
-pause, done, until = float(sys.argv[3]), 0, time.monotonic() + 60
-while time.monotonic() < until:
-    x, y = random.sample(range({ACCOUNTS}), 2)
-    db.execute("BEGIN IMMEDIATE")
-    db.execute("UPDATE a SET n = n - 1, pad = zeroblob(3000) WHERE id = ?", (x,))
-    db.execute("UPDATE a SET n = n + 1 WHERE id = ?", (y,))
-    db.execute("COMMIT")
-    done += 1
-    if done % 100 == 0:
-        print(done, flush=True)
-    time.sleep(pause)
-"""
-
-
-@contextmanager
-def writer(at: Path, pragmas: str, pause: float = 0.0) -> Iterator[subprocess.Popen[str]]:
-    argv = [sys.executable, "-I", "-S", "-c", WRITER, str(at), pragmas, str(pause)]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        assert said == "ready\n", process.communicate()[1]
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def total(copy: Path) -> int:
-    """The sum over all accounts in a copy, which is whole and stands alone."""
-    assert not any(Path(f"{copy}{ending}").exists() for ending in ("-wal", "-shm", "-journal"))
-    with closing(sqlite3.connect(copy)) as db:
-        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        n, s = db.execute("SELECT count(*), sum(n) FROM a").fetchone()
-        assert n == ACCOUNTS
-        return int(s)
-
-
-def files(folder: Path) -> dict[str, tuple[int, int, str]]:
-    """What stands in the folder; of a log's index, which each reader marks, only that it is there."""
+def files(folder: Path) -> dict[str, tuple[int, int, int, str]]:
+    """What stands in the folder, to the last byte and time."""
     out = {}
     for at in sorted(folder.iterdir()):
         status, digest = at.stat(), hashlib.sha256(at.read_bytes()).hexdigest()
-        out[at.name] = (status.st_ino, status.st_mtime_ns, digest) if not at.name.endswith("-shm") else (0, 0, "")
+        out[at.name] = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, digest)
     return out
 
 
@@ -99,18 +49,32 @@ def home(room: Path) -> Path:
 
 
 def test_a_live_log_is_copied_under_a_writer_at_full_speed_that_never_waits(home: Path, room: Path) -> None:
+    at, seen = home / "x.db", set()
+    with teller(at, "journal_mode=wal,synchronous=off,wal_autocheckpoint=20") as writer:
+        for _ in range(6):
+            outcome = sqlite.copy(str(at), room / "copy")
+            assert (outcome.ok, outcome.how, audit(room / "copy")) == (True, "live", "")
+            seen.add((room / "copy").read_bytes())
+            (room / "copy").unlink()
+        fared = writer.stop()
+    assert (fared["busy"], len(seen) > 3) == (0, True), "with a busy timeout of 0 it never met a lock of ours"
+
+
+def test_a_live_copy_is_what_the_app_itself_leaves_when_it_closes(home: Path, room: Path) -> None:
+    """To the byte: so nothing is sent again when an app ends or starts."""
     at = home / "x.db"
-    with writer(at, "journal_mode=wal,synchronous=off,wal_autocheckpoint=20") as process:
-        for number in range(8):
-            assert sqlite.copy(str(at), room / f"copy-{number}") == sqlite.Outcome(True)
-        assert process.poll() is None, "the writer, with a busy timeout of 0, never met a lock of ours"
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
-        assert "locked" not in err, err
-        assert len(out.splitlines()) >= 2, "it wrote meanwhile"
-    sums = [total(room / f"copy-{number}") for number in range(8)]
-    assert sums == [TOTAL] * 8
-    assert len({(room / f"copy-{number}").read_bytes() for number in range(8)}) > 3
+    with closing(sqlite3.connect(at, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=wal")
+        db.execute("CREATE TABLE t (x)")
+        for n in range(50):
+            db.execute("INSERT INTO t VALUES (zeroblob(?))", (n * 100,))
+        db.execute("PRAGMA wal_checkpoint")
+        db.execute("DELETE FROM t WHERE length(x) % 3 = 0")
+        assert sqlite.copy(str(at), room / "copy").how == "live"
+    assert [f.name for f in home.iterdir()] == ["x.db"]
+    assert at.read_bytes() == (room / "copy").read_bytes()
+    assert sqlite.copy(str(at), room / "closed").how == "gap"
+    assert at.read_bytes() == (room / "closed").read_bytes()
 
 
 def test_what_only_the_log_holds_is_in_the_copy(home: Path, room: Path) -> None:
@@ -143,29 +107,43 @@ def test_an_open_transaction_is_not_in_the_copy_and_goes_on(home: Path, room: Pa
             assert copy.execute("SELECT x FROM t").fetchall() == [("before",)]
 
 
-@pytest.mark.parametrize("mode", ["delete", "truncate", "persist"])
+@pytest.mark.parametrize("mode", ["delete", "truncate", "persist", "memory"])
 def test_a_rollback_journal_is_copied_in_a_gap_without_any_lock(home: Path, room: Path, mode: str) -> None:
     at = home / "x.db"
-    with writer(at, f"journal_mode={mode},synchronous=off", pause=0.02) as process:
-        done = [sqlite.copy(str(at), room / f"copy-{n}").ok for n in range(5)]
-        assert process.poll() is None, "no lock of ours was ever in its way"
-    assert done == [True] * 5
-    assert [total(room / f"copy-{n}") for n in range(5)] == [TOTAL] * 5
+    with teller(at, f"journal_mode={mode},synchronous=off", pause=0.02) as writer:
+        for _ in range(4):
+            outcome = sqlite.copy(str(at), room / "copy", lock=False)
+            assert (outcome.ok, outcome.how, audit(room / "copy")) == (True, "gap", "")
+            (room / "copy").unlink()
+        assert writer.stop()["busy"] == 0, "no lock of ours was ever in its way"
 
 
-def test_a_journal_that_never_rests_gives_no_copy_in_bounded_time_and_no_lock(
+def test_a_journal_that_never_rests_is_copied_under_a_lock_that_nobody_waits_long_for(
     home: Path, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "GAP_S", 0.3)
+    monkeypatch.setattr(sqlite, "GAP_S", 0.1)
+    at, how = home / "x.db", []
+    with teller(at, "journal_mode=delete,synchronous=off", timeout_ms=1000, accounts=400) as writer:
+        for _ in range(4):
+            outcome = sqlite.copy(str(at), room / "copy")
+            assert (outcome.ok, audit(room / "copy")) == (True, "")
+            how.append(outcome.how)
+            (room / "copy").unlink()
+        assert writer.stop()["busy"] == 0
+    assert "locked" in how
+
+
+def test_a_journal_that_never_rests_gives_no_copy_without_a_lock(
+    home: Path, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "GAP_S", 0.2)
     at = home / "x.db"
-    with writer(at, "journal_mode=delete,synchronous=off") as process:
-        began = time.monotonic()
-        outcomes = [sqlite.copy(str(at), room / f"copy-{n}") for n in range(2)]
-        assert time.monotonic() - began < 10
-        assert process.poll() is None
+    with teller(at, "journal_mode=delete,synchronous=off", accounts=2000) as writer:
+        outcomes = [sqlite.copy(str(at), room / f"copy-{n}", lock=False) for n in range(2)]
+        assert writer.stop()["busy"] == 0
     for n, outcome in enumerate(outcomes):
         if outcome.ok:
-            assert total(room / f"copy-{n}") == TOTAL
+            assert audit(room / f"copy-{n}") == ""
         else:
             assert "without a pause" in outcome.reason
             assert not outcome.damaged
@@ -292,40 +270,20 @@ def test_a_broken_one_is_said_to_be_broken(home: Path, room: Path, how: str) -> 
 
 
 def test_a_copy_that_hangs_is_given_up(home: Path, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = room / "child.py"
-    child.write_text("import sys, time\nopen(sys.argv[2], 'w').close()\nopen(sys.argv[2] + '-wal', 'w').close()\n")
-    with open(child, "a") as file:
-        file.write("time.sleep(60)\n")
     make(home / "x.db")
-    monkeypatch.setattr(sqlite, "CHILD", child)
-    monkeypatch.setattr(sqlite, "GAP_S", -9.4)
+    boot = "import sys, time; [open(sys.argv[3] + e, 'w').close() for e in ('', '-wal')]; time.sleep(60)"
+    monkeypatch.setattr(sqlite, "BOOT", boot)
+    monkeypatch.setattr(sqlite, "SLACK_S", -4.4)
     outcome = sqlite.copy(str(home / "x.db"), room / "copy")
     assert (outcome.ok, outcome.reason) == (False, "no copy within 1 s")
     assert list(room.glob("copy*")) == []
 
 
-def test_a_locked_log_gives_no_copy_in_bounded_time(home: Path, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody holds the log for itself alone, as SQLite does while it recovers it: we wait, then give up."""
-    monkeypatch.setattr(sqlite, "GAP_S", -9.4)
-    at = home / "x.db"
-    holder = (
-        "import fcntl, sqlite3, sys, time\n"
-        "db = sqlite3.connect(sys.argv[1], isolation_level=None); db.execute('PRAGMA journal_mode=wal')\n"
-        "db.execute('CREATE TABLE t (x)')\n"
-        "shm = open(sys.argv[1] + '-shm', 'r+b'); fcntl.lockf(shm, fcntl.LOCK_EX, 8, 120)\n"
-        "print('held', flush=True); time.sleep(60)\n"
-    )
-    argv = [sys.executable, "-I", "-S", "-c", holder, str(at)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"held\n"
-            outcome = sqlite.copy(str(at), room / "copy")
-            assert process.poll() is None
-        finally:
-            process.kill()
-    assert outcome == sqlite.Outcome(False, reason="no copy within 1 s")
-    assert list(room.glob("copy*")) == []
+def test_a_copy_whose_agent_was_killed_ends_at_once(home: Path, room: Path) -> None:
+    make(home / "x.db")
+    argv = [sys.executable, "-I", "-S", "-c", sqlite.BOOT, str(sqlite.ROOM), str(home / "x.db"), str(room / "copy")]
+    done = subprocess.run([*argv, "5", "lock", "1"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, list(room.glob("copy*"))) == (1, b"", [])
 
 
 # As part of a snapshot
@@ -393,7 +351,7 @@ def test_one_that_was_broken_from_the_first_is_kept_as_it_is_and_flagged(disk: D
 
 def test_one_that_is_busy_and_was_never_copied_is_not_kept_torn(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     make(disk.root / "x.db")
-    monkeypatch.setattr(sqlite, "copy", lambda source, target: sqlite.Outcome(False, reason="busy"))
+    monkeypatch.setattr(sqlite, "copy", lambda *_, **__: sqlite.Outcome(False, reason="busy"))
     result = stage_all(disk)
     assert (result.staged, result.same) == ([], [])
     assert "busy" in result.unreadable["data/x.db"]
