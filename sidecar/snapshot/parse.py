@@ -41,7 +41,7 @@ def name_of(item: dict[str, Any], key: str) -> str:
     """The text under ``key`` or the bytes under ``<key>_b64``; exactly one of them."""
     plain, coded = item.get(key), item.get(f"{key}_b64")
     if isinstance(plain, str) and coded is None:
-        if any(0xD800 <= ord(c) <= 0xDFFF for c in plain):
+        if not plain.isascii() and any(0xD800 <= ord(c) <= 0xDFFF for c in plain):
             raise ManifestError(f"{key} {plain!r} is no text")
         return plain
     if isinstance(coded, str) and plain is None:
@@ -54,10 +54,11 @@ def name_of(item: dict[str, Any], key: str) -> str:
 
 def check_path(path: str) -> None:
     """Refuse a path that could lead out of its root, or that no filesystem holds. Raises ManifestError."""
-    parts = path.split("/")
-    if not path or "\0" in path or any(p in ("", ".", "..") for p in parts):
+    slashed = f"/{path}/"
+    if not path or "\0" in path or "//" in slashed or "/./" in slashed or "/../" in slashed:
         raise ManifestError(f"{path[:200]!r} is no path inside of a root")
-    if len(path.encode("utf-8", "surrogateescape")) > MAX_PATH or len(parts) > MAX_DEPTH:
+    size = len(path) if path.isascii() else len(path.encode("utf-8", "surrogateescape"))
+    if size > MAX_PATH or path.count("/") >= MAX_DEPTH:
         raise ManifestError(f"{path[:200]!r}… is longer or deeper than a path can be")
 
 
