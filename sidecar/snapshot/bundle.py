@@ -40,8 +40,8 @@ class Built:
     entries: tuple[Entry, ...]
 
 
-def write(members: Iterable[tuple[Entry, Path]], into: Path) -> Built:
-    """Pack ``members`` (an entry and the staged file with its bytes) as the file ``into``. Blocks."""
+def write(members: Iterable[tuple[Entry, bytes | Path]], into: Path) -> Built:
+    """Pack ``members`` (an entry and its bytes, or the staged file that has them) as the file ``into``. Blocks."""
     placed: list[tuple[Entry, int, int]] = []
     waiting: list[Entry] = []
     digest = hashlib.sha256()
@@ -76,13 +76,12 @@ def write(members: Iterable[tuple[Entry, Path]], into: Path) -> Built:
             if filled and filled + len(header) + entry.size > FRAME:
                 start, filled, writer = close(start), 0, frame()
             writer.write(header)
-            with open(source, "rb") as data:
-                written = 0
-                while piece := data.read(1 << 20):
-                    writer.write(piece)
-                    written += len(piece)
+            written = 0
+            for piece in (source,) if isinstance(source, bytes) else _pieces(source):
+                writer.write(piece)
+                written += len(piece)
             if written != entry.size:
-                raise OSError(f"{source} changed while it was bundled")
+                raise OSError(f"{entry.path!r} changed while it was bundled")
             writer.write(b"\0" * (-written % 512))
             filled += len(header) + written
             waiting.append(entry)
@@ -91,8 +90,6 @@ def write(members: Iterable[tuple[Entry, Path]], into: Path) -> Built:
             writer = frame()
         writer.write(b"\0" * 1024)
         writer.flush(zstandard.FLUSH_FRAME)
-        out.flush()
-        os.fsync(out.fileno())
         size = out.tell()
     name = digest.hexdigest()
     entries = tuple(
@@ -104,6 +101,12 @@ def write(members: Iterable[tuple[Entry, Path]], into: Path) -> Built:
         for e, offset, length in placed
     )
     return Built(name, size, entries)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(1 << 20):
+            yield piece
 
 
 Pieces = Iterator[memoryview]

@@ -351,11 +351,17 @@ class Index:
             ).fetchall()
         return rows, [r[0] for r in gone]
 
-    def in_bundle(self, sha256: str, most: int) -> list[Row]:
-        """The first ``most`` rows whose bytes are in a bundle, in path order. Looks at every entry."""
+    def delta_size(self) -> int:
+        """How many entries differ from their shards, or are missing from them."""
+        with self._lock:
+            differ = self._db.execute(f"SELECT count(*) FROM entries WHERE base!={_rows.SAME}").fetchone()[0]
+            return int(differ + self._db.execute("SELECT count(*) FROM lost").fetchone()[0])
+
+    def in_bundle(self, sha256: str) -> list[Row]:
+        """The rows whose bytes are in a bundle, in path order. Looks at every entry."""
         with self._lock:
             rows = self._db.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE bundle=? ORDER BY path LIMIT ?", (sha256, most)
+                f"SELECT {_COLUMNS} FROM entries WHERE bundle=? ORDER BY path", (sha256,)
             ).fetchall()
         return [_unpack(r) for r in rows]
 

@@ -22,10 +22,11 @@ _ENTRY = 13  # so many of a row's columns make its entry
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """What the commit puts and deletes for the manifest."""
+    """What the commit puts and deletes for the manifest, and the paths of all its parts."""
 
     put: dict[str, Source]
     delete: list[str]
+    parts: tuple[str, ...] = ()
 
 
 def compose(head: Manifest, index: Index, entries: int, folder: Path, *, anew: bool = False) -> Composed:
@@ -57,8 +58,9 @@ def compose(head: Manifest, index: Index, entries: int, folder: Path, *, anew: b
     left = [path.decode("utf-8", "surrogateescape") for path in gone if not _within(path, ranges)]
     put[PATH] = codec.compose(head, [codec.document_of(*row[:_ENTRY]) for row in rows], left, parts)
     index.reshard(parts, ranges)
-    kept = {s.sha256 for s in parts}
-    return Composed(put, [shards.store_path(s.sha256) for s in before if s.sha256 not in kept])
+    named = tuple(shards.store_path(s.sha256) for s in parts)
+    old = (shards.store_path(s.sha256) for s in before)
+    return Composed(put, [path for path in old if path not in named], named)
 
 
 def _range(parts: Sequence[Shard], low: int, high: int) -> Range:

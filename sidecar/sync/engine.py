@@ -22,11 +22,11 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import LEASE, root_of, snapshot_in
 from sidecar.snapshot.stage import NoRoom
 from sidecar.state import State
-from sidecar.stores.base import Denied, Refused, Revision, Store, StoreError, Unavailable
+from sidecar.stores.base import Denied, Refused, Revision, Source, Store, StoreError, Unavailable
 from sidecar.sync import history, pace
 from sidecar.sync.bulletin import Bulletin, Result
 from sidecar.sync.line import Base, Edited, Fenced, Line, Tenure
-from sidecar.sync.mend import carried
+from sidecar.sync.mend import carried, strays
 from sidecar.sync.pace import Budget
 from sidecar.sync.pack import pack, unpack_failed
 from sidecar.sync.survey import Hints as LookHints
@@ -311,6 +311,11 @@ class Engine:
             if self._from is not None:
                 await self.line.keep(f"damaged/{(self.line.head or '')[:12]}")
             number = self.line.next_id()
+            again: dict[str, Source] = {}
+            if look.reassert:
+                taken = await carried(self.store, self.line.ours, survey, self.index, folder)
+                survey.staged.extend(taken.staged)
+                again = taken.put
             package = await asyncio.to_thread(
                 pack,
                 survey,
@@ -321,20 +326,20 @@ class Engine:
                 self.options,
                 frozenset(self._refused),
                 anew=look.reassert,
+                compacting=why in ("automatic", "asked") and not look.reassert,
             )
             rides = dict(self.rides)
-            put = {**package.put, **rides}
+            again = {path: source for path, source in again.items() if path in package.parts}
+            put, delete = {**again, **package.put, **rides}, package.delete
             if look.reassert:
-                put = {**await carried(self.store, self.line.ours, survey, self.index, folder), **put}
+                delete = [*delete, *await strays(self.store, self.line.head, package.parts)]
             title = package.title + (f" (from {self._from})" if self._from else "")
             message = f"{title}\n\n{package.body}"
             if self.tenure is not None and self.line.branch is None and (closing or self.line.lost):
                 put[LEASE] = self.tenure.released(clean=True) if closing else self.tenure.held()
             self._weight = package.bytes
             try:
-                revision = await self.line.commit(
-                    put, package.delete, message, automatic=why == "automatic", until=until
-                )
+                revision = await self.line.commit(put, delete, message, automatic=why == "automatic", until=until)
             except Edited:
                 await asyncio.to_thread(self.index.discard)
                 self._reassert = True

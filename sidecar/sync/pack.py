@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from sidecar.snapshot import bundle, manifest
+from sidecar.snapshot.bundle import Built
 from sidecar.snapshot.index import Index, Row
-from sidecar.snapshot.manifest import Manifest, SnapshotId
+from sidecar.snapshot.manifest import Entry, Manifest, SnapshotId
 from sidecar.snapshot.stage import Staged
 from sidecar.snapshot.tally import Bundle
 from sidecar.stores.base import Source
 from sidecar.sync import history, plan
+from sidecar.sync.compact import moved
 from sidecar.sync.compose import compose
 from sidecar.sync.survey import Survey
 
@@ -34,7 +36,8 @@ class Writer(Protocol):
 class Package:
     """One commit, ready to be sent; ``title`` and ``body`` are its message's.
 
-    ``changed`` counts entries put or gone, ``bytes`` what their contents weigh.
+    ``changed`` counts entries put or gone, ``bytes`` what their contents weigh. ``parts`` are the paths of all bundles
+    and shards that the snapshot has.
     """
 
     snapshot: SnapshotId
@@ -44,6 +47,7 @@ class Package:
     delete: list[str]
     changed: int
     bytes: int
+    parts: frozenset[str] = frozenset()
 
 
 def pack(
@@ -56,10 +60,12 @@ def pack(
     refused: Collection[str],
     *,
     anew: bool = False,
+    compacting: bool = False,
 ) -> Package:
     """Compose snapshot ``number`` and note it in the index as pending.
 
-    With ``anew`` nothing that the store should have of the manifest is relied on.
+    With ``anew`` nothing that the store should have of the manifest is relied on; ``compacting`` says that there is
+    time to move what lives in bundles that are mostly dead.
     """
     gone = {row.entry.path for row in survey.gone}
     staged = {s.entry.path: s for s in survey.staged}
@@ -67,16 +73,15 @@ def pack(
     places = plan.place(list(staged.values()), _bundled_roots(survey, index), refused)
     put: dict[str, Source] = {s.entry.path: _source(s) for s in places.plain}
     rows: dict[str, Row] = {path: s.row for path, s in staged.items()}
+    old = index.many(list(rows))
+    more = moved(index, _tops(survey), folder, staged.keys() | gone, number) if compacting else []
+    rows.update((s.entry.path, s.row) for s in more)
     new_bundles: dict[str, Bundle] = {}
-    if places.bundled:
-        target = folder / "bundle"
-        members = [(s.entry, _on_disk(s, folder / f"member-{n}")) for n, s in enumerate(places.bundled)]
-        built = bundle.write(members, target)
-        put[bundle.store_path(built.sha256)] = target
+    for built, at in _bundles(sorted([*places.bundled, *more], key=lambda s: s.entry.path), folder):
+        put[bundle.store_path(built.sha256)] = at
         new_bundles[built.sha256] = Bundle(built.size, sum(e.size for e in built.entries))
         for entry in built.entries:
-            rows[entry.path] = Row(entry, rows[entry.path].stat, rows[entry.path].settled)
-    old = index.many(list(rows))
+            rows[entry.path] = replace(rows[entry.path], entry=entry)
     delete = plan.deletes([r for r in survey.gone if r.entry.path in gone], [(o, rows[p]) for p, o in old.items()])
     risen = index.buried_among(rows)
     tombstones = {path: sha for path, sha in {**index.tombstones(), **survey.buried}.items() if path not in risen}
@@ -101,11 +106,13 @@ def pack(
     composed = compose(head, index, coming.entries, folder, anew=anew)
     put |= composed.put
     delete += composed.delete
-    weight = sum(s.entry.size for s in (*places.plain, *places.bundled))
+    weight = sum(s.entry.size for s in (*places.plain, *places.bundled, *more))
     changed = len(gone) + sum(1 for path, s in staged.items() if s.entry.kind != "dir" or path not in old)
     files, size = (sum(counts) for counts in zip(*coming.roots.values(), strict=True)) if coming.roots else (0, 0)
     body = history.body(files, size, changed)
-    return Package(number, manifest.title(number), body, put, [d for d in delete if d not in put], changed, weight)
+    delete = [path for path in delete if path not in put]
+    parts = frozenset((*composed.parts, *map(bundle.store_path, coming.bundles)))
+    return Package(number, manifest.title(number), body, put, delete, changed, weight, parts)
 
 
 def unpack_failed(index: Index) -> None:
@@ -113,26 +120,39 @@ def unpack_failed(index: Index) -> None:
     index.discard()
 
 
-def _bundled_roots(survey: Survey, index: Index) -> set[str]:
-    out: set[str] = set()
+def _bundled_roots(survey: Survey, index: Index) -> dict[str, float]:
+    out: dict[str, float] = {}
     for root in survey.roots:
         files, size = index.totals(root.name)
-        new = [s for s in survey.staged if s.entry.kind == "file" and s.entry.path.startswith(root.name + "/")]
         if not files:
+            new = [s for s in survey.staged if s.entry.kind == "file" and s.entry.path.startswith(root.name + "/")]
             files, size = len(new), sum(s.entry.size for s in new)
-        if plan.bundles_root(root.layout, files, size):
-            out.add(root.name)
+        out[root.name] = plan.bundled_below(root.layout, files, size)
     return out
+
+
+def _tops(survey: Survey) -> dict[str, str]:
+    """Where the declared roots lie that can be read now."""
+    return {r.name: r.path for r in survey.roots if survey.kinds.get(r.name) in ("dir", "file")}
+
+
+def _bundles(members: list[Staged], folder: Path) -> Iterator[tuple[Built, Path]]:
+    done = 0
+    for number, count in enumerate(plan.portions(s.entry.size for s in members)):
+        at = folder / f"bundle-{number}"
+        yield bundle.write(_let_go(members[done : done + count]), at), at
+        done += count
+
+
+def _let_go(members: list[Staged]) -> Iterator[tuple[Entry, Source]]:
+    """The members, whose staged files are removed once they were read: the disk needs no room for both."""
+    for s in members:
+        source = _source(s)
+        yield s.entry, source
+        if isinstance(source, Path):
+            source.unlink(missing_ok=True)
 
 
 def _source(staged: Staged) -> Source:
     assert staged.source is not None
     return staged.source
-
-
-def _on_disk(staged: Staged, target: Path) -> Path:
-    if isinstance(staged.source, Path):
-        return staged.source
-    assert staged.source is not None
-    target.write_bytes(staged.source)
-    return target

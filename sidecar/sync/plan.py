@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sidecar.snapshot.found import Found
 from sidecar.snapshot.index import Row, Stat
-from sidecar.snapshot.manifest import mirrored
+from sidecar.snapshot.manifest import mirrored, root_of
 from sidecar.snapshot.scan import RootKind
 from sidecar.snapshot.stage import Staged
 
@@ -16,6 +17,12 @@ PLAIN_MOST = 100
 
 BUNDLE_FILES = 500
 BUNDLE_MEAN = 64 * 1024
+BUNDLE_LARGE = 4 * 1024 * 1024
+"""A file of a bundled root that is as large as this stays plain: people find it, and a store may share its parts."""
+
+PORTION_BYTES, PORTION_FILES = 64 * 1024 * 1024, 4096
+"""About so much goes into one bundle: what a restore can begin anew, and a compaction can do away with."""
+
 MASS_LEAST = 10
 
 
@@ -27,23 +34,27 @@ class Places:
     bundled: tuple[Staged, ...]
 
 
-def bundles_root(layout: str, files: int, size: int) -> bool:
-    """Whether a root of so many files and bytes is bundled as a whole."""
+def bundled_below(layout: str, files: int, size: int) -> float:
+    """Which files of a root of so many files and bytes are bundled: those of fewer bytes than this."""
     if layout in ("bundle", "mirror"):
-        return layout == "bundle"
-    return files > BUNDLE_FILES and size < files * BUNDLE_MEAN
+        return math.inf if layout == "bundle" else 0
+    return BUNDLE_LARGE if files > BUNDLE_FILES and size < files * BUNDLE_MEAN else 0
 
 
-def place(staged: Sequence[Staged], bundled_roots: Collection[str], refused: Collection[str]) -> Places:
-    """Sort staged files by where their bytes go. Of too many plain files the smallest are bundled."""
+def place(staged: Sequence[Staged], bundled_roots: Mapping[str, float], refused: Collection[str]) -> Places:
+    """Sort staged files by where their bytes go. Of too many plain files the smallest are bundled.
+
+    ``bundled_roots`` says of each from which size on its files stay plain all the same.
+    """
     plain: list[Staged] = []
     bundled: list[Staged] = []
     for item in staged:
         if item.source is None:
             continue
         path = item.entry.path
-        in_root = any(path == root or path.startswith(root + "/") for root in bundled_roots)
-        (bundled if in_root or path in refused or not mirrored(path) else plain).append(item)
+        root = root_of(path, bundled_roots)
+        small = root is not None and item.entry.size < bundled_roots[root]
+        (bundled if small or path in refused or not mirrored(path) else plain).append(item)
     if len(plain) > PLAIN_MOST:
         plain.sort(key=lambda s: s.entry.size, reverse=True)
         bundled.extend(plain[PLAIN_MOST:])
@@ -97,6 +108,14 @@ def looks_like_database(path: str) -> bool:
     return path.lower().endswith((".db", ".db3", ".sqlite", ".sqlite3"))
 
 
-def live_bundles(live: Collection[str], known: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
-    """The bundles that the next manifest lists: those that an entry lies in."""
-    return {sha: size for sha, size in {**known, **new}.items() if sha in live}
+def portions(sizes: Iterable[int]) -> list[int]:
+    """How many files, of so many bytes each, go into each of the bundles that carry them all."""
+    out: list[int] = []
+    filled = 0
+    for size in sizes:
+        if not out or out[-1] >= PORTION_FILES or filled + size > PORTION_BYTES:
+            out.append(0)
+            filled = 0
+        out[-1] += 1
+        filled += size
+    return out

@@ -53,6 +53,7 @@ class Rig:
     head: str | None = None
     last: SnapshotId | None = None
     refused: set[str] = field(default_factory=set)
+    compacting: bool = False
 
     def __post_init__(self) -> None:
         (self.base / "disk").mkdir(parents=True)
@@ -100,9 +101,10 @@ class Rig:
                 self.commit(self.pack(survey, Path(folder)))
         return survey
 
-    def pack(self, survey: Survey, folder: Path) -> Package:
+    def pack(self, survey: Survey, folder: Path, *, anew: bool = False) -> Package:
         number = SnapshotId(1, self.last.sequence + 1 if self.last else 1)
-        return pack(survey, self.index, folder, number, self.last, Me(), self.refused)
+        how = {"anew": anew, "compacting": self.compacting}
+        return pack(survey, self.index, folder, number, self.last, Me(), self.refused, **how)
 
     def commit(self, package: Package) -> None:
         self.head = self.with_store(lambda s: s.commit(self.head, package.put, package.delete, package.title))

@@ -13,15 +13,18 @@ from sidecar.snapshot.index import Row, Stat
 from sidecar.snapshot.manifest import Entry, Frame
 from sidecar.snapshot.stage import Staged
 from sidecar.sync.plan import (
+    BUNDLE_LARGE,
     BUNDLE_MEAN,
     PLAIN_MOST,
-    bundles_root,
+    PORTION_BYTES,
+    PORTION_FILES,
+    bundled_below,
     deletes,
-    live_bundles,
     looks_like_database,
     lost,
     mass_deletion,
     place,
+    portions,
 )
 
 FRAME = Frame("ab" * 32, 0, 9)
@@ -105,7 +108,7 @@ def test_names_of_databases(name: str) -> None:
     ],
 )
 def test_which_roots_are_bundled(layout: str, files: int, size: int, bundled: bool) -> None:
-    assert bundles_root(layout, files, size) is bundled
+    assert (bundled_below(layout, files, size) > 1000) is bundled
 
 
 # Places
@@ -113,27 +116,27 @@ def test_which_roots_are_bundled(layout: str, files: int, size: int, bundled: bo
 
 def test_files_go_under_their_own_names_where_a_store_may_carry_them() -> None:
     odd = ["data/.gitignore", "data/a/.GIT/config", "data/\udcff", "data/new\nline", "data/" + "x" * 251]
-    places = place([staged(p) for p in ["data/a", "x.db", *odd]], (), {"x.db"})
+    places = place([staged(p) for p in ["data/a", "x.db", *odd]], {}, {"x.db"})
     assert [s.entry.path for s in places.plain] == ["data/a"]
     assert {s.entry.path for s in places.bundled} == {"x.db", *odd}
 
 
 def test_a_root_that_is_bundled_is_bundled_whole_and_no_other() -> None:
     paths = ["data/a", "data2/a", "one.json"]
-    places = place([staged(p) for p in paths], {"data", "one.json"}, ())
+    places = place([staged(p) for p in paths], {"data": 9, "one.json": 9}, ())
     assert [s.entry.path for s in places.plain] == ["data2/a"]
     assert [s.entry.path for s in places.bundled] == ["data/a", "one.json"]
 
 
 def test_what_has_no_new_bytes_goes_nowhere() -> None:
-    places = place([staged("data/a", source=None)], (), ())
+    places = place([staged("data/a", source=None)], {}, ())
     assert (places.plain, places.bundled) == ((), ())
 
 
 @given(st.lists(st.integers(0, 10**6), max_size=300), st.booleans())
 def test_at_most_a_hundred_plain_files_and_the_small_ones_are_bundled(sizes: list[int], bundled: bool) -> None:
     items = [staged(f"data/{n}", size) for n, size in enumerate(sizes)]
-    places = place(items, {"data"} if bundled else (), ())
+    places = place(items, {"data": 1 << 40} if bundled else {}, ())
     assert len(places.plain) == (0 if bundled else min(len(sizes), PLAIN_MOST))
     both = [s.entry.path for s in (*places.plain, *places.bundled)]
     assert sorted(both) == sorted(s.entry.path for s in items)
@@ -166,5 +169,24 @@ def test_a_path_that_is_no_mirrored_file_any_more_is_deleted(old: Row, new: Row,
     assert deletes([], [(old, new)]) == (["data/a"] if deleted else [])
 
 
-def test_bundles_live_as_long_as_an_entry_lies_in_them() -> None:
-    assert live_bundles({"a", "c"}, {"a": 1, "b": 2}, {"c": 3}) == {"a": 1, "c": 3}
+# Portions
+
+
+@given(st.lists(st.integers(0, 200 * 1024 * 1024), max_size=60) | st.integers(0, 9000).map(lambda n: [1] * n))
+def test_no_bundle_is_gigantic_and_none_is_empty(sizes: list[int]) -> None:
+    counts = portions(sizes)
+    assert sum(counts) == len(sizes)
+    done = 0
+    for count in counts:
+        inside = sizes[done : done + count]
+        assert 0 < count <= PORTION_FILES
+        assert sum(inside) <= PORTION_BYTES or count == 1
+        done += count
+
+
+def test_a_large_file_of_a_bundled_root_stays_plain() -> None:
+    assert bundled_below("auto", 501, 501) == BUNDLE_LARGE
+    places = place([staged("data/a", BUNDLE_LARGE), staged("data/b", BUNDLE_LARGE - 1)], {"data": BUNDLE_LARGE}, ())
+    assert [s.entry.path for s in places.plain] == ["data/a"]
+    places = place([staged("data/a", BUNDLE_LARGE)], {"data": bundled_below("bundle", 0, 0)}, ())
+    assert places.plain == ()
