@@ -60,7 +60,7 @@ def write(state_dir: Path, journal: Journal, manifest: Manifest, ready: Callable
 
     ``ready`` returns when what the journal speaks of is on disk: the journal isn't there before.
     """
-    _write(state_dir / MANIFEST, [codec.encode(manifest), _line(_parts(manifest.sharding))])
+    _write(state_dir / MANIFEST, [codec.encode(manifest), _line(_parts(manifest))])
     head = {
         "format": FORMAT,
         **{f.name: getattr(journal, f.name) for f in fields(journal) if f.name not in ("places", "ops")},
@@ -162,21 +162,24 @@ def finish_journal(state_dir: Path, index: Index | None = None, *, tick: Tick = 
     return JournalOutcome(True, *known, (), applied.blocked)
 
 
-def _parts(sharding: Sharding | None) -> dict[str, Any]:
+def _parts(manifest: Manifest) -> dict[str, Any]:
     """How the store has the manifest, which stands whole on this disk: the next commit changes only parts of it."""
-    if sharding is None:
-        return {}
-    sets = {key: sorted(getattr(sharding, key)) for key in ("replaced", "added", "gone")}
-    return {"shards": [asdict(s) for s in sharding.shards], **sets}
+    out: dict[str, Any] = {"hashed": {key: [asdict(s) for s in found] for key, found in manifest.hashed.items()}}
+    if manifest.sharding is not None:
+        out["shards"] = [asdict(s) for s in manifest.sharding.shards]
+        out |= {key: sorted(getattr(manifest.sharding, key)) for key in ("replaced", "added", "gone")}
+    return out
 
 
 def _manifest(raw: bytes) -> Manifest:
     whole, _, parts = raw.partition(b"\n")
     manifest, found = codec.decode(whole), json.loads(parts or b"{}")
-    if not found:
-        return manifest
-    shards = tuple(Shard(**s) for s in found.pop("shards"))
-    return replace(manifest, sharding=Sharding(shards, **{key: frozenset(paths) for key, paths in found.items()}))
+    hashed = {key: tuple(Shard(**s) for s in parts) for key, parts in found.pop("hashed", {}).items()}
+    sharding = None
+    if found:
+        shards = tuple(Shard(**s) for s in found.pop("shards"))
+        sharding = Sharding(shards, **{key: frozenset(paths) for key, paths in found.items()})
+    return replace(manifest, sharding=sharding, hashed=hashed)
 
 
 def _record(state_dir: Path, journal: Journal, index: Index, applied: Applied) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -124,8 +125,8 @@ async def _whole(store: Store, revision: Revision, manifest: Manifest, suspect: 
     """Is everything there in its size, and ``suspect``, of which another snapshot's copy is bad, in its bytes?"""
     wanted = {e.path: (e.size, e.sha256) for e in manifest.entries.values() if e.kind == "file" and e.frame is None}
     wanted.update({bundle.store_path(sha): (size, sha) for sha, size in manifest.bundles.items()})
-    if manifest.sharding is not None:
-        wanted.update({shards.store_path(s.sha256): (s.size, s.sha256) for s in manifest.sharding.shards})
+    parts = chain(manifest.sharding.shards if manifest.sharding else (), *manifest.hashed.values())
+    wanted.update({shards.store_path(s.sha256): (s.size, s.sha256) for s in parts})
     there = await store.listing(revision)
     if any(there.get(path) != size for path, (size, _) in wanted.items()):
         return False

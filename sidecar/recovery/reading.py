@@ -39,7 +39,7 @@ async def read_manifest(store: Store, revision: str, scratch: Path) -> Manifest 
         try:
             await store.fetch(revision, [PATH], box)
             draft = await meter.work(_begin, box / PATH)
-            for group in _groups([shards.store_path(s.sha256) for s in draft.shards]):
+            for group in _groups([shards.store_path(s.sha256) for s in draft.parts]):
                 await store.fetch(revision, group, box)
             return await meter.work(codec.finish, draft, partial(_shard, box))
         except NotFound:
@@ -47,7 +47,7 @@ async def read_manifest(store: Store, revision: str, scratch: Path) -> Manifest 
             there = await store.listing(revision)
             if PATH not in there:
                 return None
-            missing = [s for s in draft.shards if shards.store_path(s.sha256) not in there] if draft else []
+            missing = [s for s in draft.parts if shards.store_path(s.sha256) not in there] if draft else []
             if missing:
                 raise ManifestError(f"shard {missing[0].sha256[:12]}… of the manifest is not in the store") from None
             if attempt == TRIES:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from typing import Any
 
 import orjson
@@ -31,13 +31,15 @@ KNOWN_REQUIREMENTS: frozenset[str] = frozenset({"bundles", "shards"})
 """Parts of the format that this version reads. A manifest may require more; then it is refused, never half read."""
 
 MAX_BYTES = 512 * 1024 * 1024
+HASHED = ("shipped", "tombstones")
 MAX_ENTRIES = 1_000_000
 """A snapshot holds fewer."""
 
 
 def encode(manifest: Manifest) -> bytes:
     """The whole manifest as JSON, entries in path order, so that equal snapshots are equal bytes."""
-    return compose(manifest, [document(manifest.entries[p]) for p in sorted(manifest.entries)])
+    whole = replace(manifest, hashed={})
+    return compose(whole, [document(manifest.entries[p]) for p in sorted(manifest.entries)])
 
 
 def compose(
@@ -50,7 +52,7 @@ def compose(
 
     With parts the entries are the delta, and ``gone`` is what only a part has.
     """
-    requires = [*(["bundles"] if head.bundles else []), *(["shards"] if parts else [])]
+    requires = [*(["bundles"] if head.bundles else []), *(["shards"] if parts or any(head.hashed.values()) else [])]
     whole: dict[str, Any] = {
         "format": FORMAT,
         "requires": requires,
@@ -68,10 +70,16 @@ def compose(
         **({"gone": [_named({}, "path", p) for p in gone]} if parts else {}),
         "bundles": dict(sorted(head.bundles.items())),
         **({"packed": dict(sorted(head.packed.items()))} if head.packed else {}),
-        "shipped": [_named({"sha256": s}, "path", p) for p, s in sorted(head.shipped.items())],
-        "tombstones": [_named({"sha256": s}, "path", p) for p, s in sorted(head.tombstones.items())],
+        "shipped": hash_documents(head.shipped),
+        "tombstones": hash_documents(head.tombstones),
+        **{f"{key}_in": [_part(s) for s in stored] for key, stored in head.hashed.items() if stored},
     }
     return orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def hash_documents(hashes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Paths and what is known of them, in the order of their bytes, as they stand in the JSON."""
+    return [_named({"sha256": hashes[p]}, "path", p) for p in sorted(hashes, key=shards.raw)]
 
 
 def _part(s: Shard) -> dict[str, Any]:
@@ -132,10 +140,19 @@ def _coded(key: str, value: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A manifest as far as its own bytes tell; those of its ``shards`` are still to be had."""
+    """A manifest as far as its own bytes tell; those of its ``shards`` are still to be had.
+
+    ``hashed`` are the parts in which it has what was shipped, and tombstones.
+    """
 
     whole: dict[str, Any]
     shards: tuple[Shard, ...]
+    hashed: Mapping[str, tuple[Shard, ...]]
+
+    @property
+    def parts(self) -> tuple[Shard, ...]:
+        """All that is stored apart from it."""
+        return tuple(chain(self.shards, *self.hashed.values()))
 
 
 def decode(raw: bytes, stored: Mapping[str, bytes] | None = None) -> Manifest:
@@ -175,12 +192,16 @@ def begin(raw: bytes) -> Draft:
             f"the snapshot needs {', '.join(map(repr, unknown))}, which this version can't read. Update space-sidecar",
             damage=False,
         )
-    return Draft(whole, _shards(whole))
+    hashed = {key: found for key in HASHED if (found := _shards(whole, f"{key}_in"))}
+    draft = Draft(whole, _shards(whole, "shards"), hashed)
+    if max(sum(s.plain for s in draft.parts), sum(s.size for s in draft.parts)) > MAX_BYTES:
+        raise ManifestError(f"the manifest's shards have more than {MAX_BYTES:,} bytes: refused unread")
+    return draft
 
 
-def _shards(whole: dict[str, Any]) -> tuple[Shard, ...]:
+def _shards(whole: dict[str, Any], key: str) -> tuple[Shard, ...]:
     out: list[Shard] = []
-    for item in items(whole, "shards"):
+    for item in items(whole, key):
         if not isinstance(item, dict):
             raise ManifestError("a shard in the manifest is no object")
         sha256: Any = item.get("sha256")
@@ -195,11 +216,8 @@ def _shards(whole: dict[str, Any]) -> tuple[Shard, ...]:
         out.append(Shard(sha256, size, plain, entries, first))
     if len({s.sha256 for s in out}) < len(out):
         raise ManifestError("a shard stands twice in the manifest")
-    if (
-        any(s.plain > shards.MAX_PLAIN for s in out)
-        or max(sum(s.plain for s in out), sum(s.size for s in out)) > MAX_BYTES
-    ):
-        raise ManifestError(f"the manifest's shards have more than {MAX_BYTES:,} bytes: refused unread")
+    if any(s.plain > shards.MAX_PLAIN for s in out):
+        raise ManifestError(f"a shard of the manifest has more than {shards.MAX_PLAIN:,} bytes: refused unread")
     _few(sum(s.entries for s in out))
     return tuple(out)
 
@@ -245,11 +263,17 @@ def finish(draft: Draft, fetch: Callable[[Shard], bytes]) -> Manifest:
         roots=roots,
         entries=entries,
         bundles=bundles,
-        shipped=hashes(whole, "shipped"),
-        tombstones=hashes(whole, "tombstones"),
+        shipped=_hashes(draft, fetch, "shipped"),
+        tombstones=_hashes(draft, fetch, "tombstones"),
         packed=packed,
         sharding=sharding,
+        hashed=draft.hashed,
     )
+
+
+def _hashes(draft: Draft, fetch: Callable[[Shard], bytes], key: str) -> dict[str, str]:
+    apart = (item for shard in draft.hashed.get(key, ()) for item in shards.read(shard, fetch(shard)))
+    return hashes(chain(items(draft.whole, key), apart), key)
 
 
 def _merged(

@@ -166,6 +166,8 @@ class Index:
             )
             self._set("tally", _tally.of_manifest(manifest).dump())
             self._set("shards", json.dumps([list(astuple(p)) for p in parts.shards] if parts else []))
+            # What counts as shipped from here on may be another list than the store has: that is for ``stale`` to say.
+            self._set("hashed", _dump(manifest.hashed))
             self._describe(known, manifest)
 
     def _describe(self, known: Known, manifest: Manifest) -> None:
@@ -179,6 +181,7 @@ class Index:
     def _fill(self, table: str, hashes: Mapping[str, str]) -> None:
         self._db.execute(f"DELETE FROM {table}")
         self._put(table, hashes)
+        self._set(f"stale:{table}", "1")
 
     def _put(self, table: str, hashes: Mapping[str, str]) -> None:
         rows = ((os.fsencode(path), sha) for path, sha in hashes.items())
@@ -213,17 +216,36 @@ class Index:
             coming = _tally.after_pending(self._db, self._tally(), bundles, [r.name for r in records])
             self._set("pending_tally", coming.dump())
             self._set("pending_shards", None)
+            self._set("pending_hashed", None)
             self._set("pending_tombstones", json.dumps([dict(buried or {}), list(risen), looked]))
             return coming
 
-    def reshard(self, parts: Sequence[Shard], folded: Sequence[tuple[bytes, bytes | None]]) -> None:
+    def reshard(
+        self,
+        parts: Sequence[Shard],
+        folded: Sequence[tuple[bytes, bytes | None]],
+        hashed: Mapping[str, Sequence[Shard]] | None = None,
+    ) -> None:
         """Note in which parts the pending snapshot's manifest is stored; ``folded`` are ranges written anew.
 
-        A range is from its first path up to its second one, or to the end.
+        A range is from its first path up to its second one, or to the end. ``hashed`` are the parts of what was
+        shipped, and of tombstones.
         """
         ranges = [[os.fsdecode(low), None if high is None else os.fsdecode(high)] for low, high in folded]
         with self._lock:
             self._set("pending_shards", json.dumps([[list(astuple(p)) for p in parts], ranges]))
+            self._set("pending_hashed", _dump(hashed or {}))
+
+    def hashed(self) -> dict[str, tuple[Shard, ...]]:
+        """The parts in which the store has what was shipped, and tombstones, where these lists are long."""
+        with self._lock:
+            found = json.loads(self._meta("hashed") or "{}")
+        return {key: tuple(Shard(*part) for part in parts) for key, parts in found.items()}
+
+    def stale(self, key: str) -> bool:
+        """Whether the store may have another list of what was ``shipped``, or of ``tombstones``."""
+        with self._lock:
+            return self._meta(f"stale:{key}") is not None
 
     def pending(self) -> SnapshotId | None:
         """The snapshot that was being committed when this index was last used, if its outcome is not known."""
@@ -236,6 +258,10 @@ class Index:
         with self._lock, self._transaction():
             self._adopt(*json.loads(self._meta("pending_shards") or "[[],[]]"))
             self._set("tally", self._meta("pending_tally"))
+            if self._meta("pending_hashed") is not None:
+                self._set("hashed", self._meta("pending_hashed"))
+                self._set("stale:shipped", None)
+                self._set("stale:tombstones", None)
             self._set("store", store)
             self._set("snapshot", self._meta("pending"))
             self._set("revision", revision)
@@ -282,8 +308,9 @@ class Index:
     def _drop_pending(self) -> None:
         self._db.execute("DELETE FROM pending")
         self._db.execute("DELETE FROM gone")
-        for key in ("pending", "pending_tally", "pending_shards", "pending_roots", "pending_tombstones"):
-            self._set(key, None)
+        for key in ("tally", "shards", "hashed", "roots", "tombstones"):
+            self._set(f"pending_{key}", None)
+        self._set("pending", None)
 
     def moved(self, revision: str) -> None:
         """The same snapshot now has another revision (a lease commit, an outside edit, a squash)."""
@@ -528,6 +555,10 @@ class Index:
         """Whether main may have deleted a shipped path before any snapshot had it: no row would tell."""
         with self._lock:
             return self._meta("unlooked") is not None
+
+
+def _dump(parts: Mapping[str, Sequence[Shard]]) -> str:
+    return json.dumps({key: [list(astuple(p)) for p in found] for key, found in parts.items()})
 
 
 def _between(low: bytes, high: bytes | None) -> tuple[str, tuple[bytes, ...]]:

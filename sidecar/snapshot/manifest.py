@@ -131,6 +131,8 @@ class Manifest:
     tombstones: Mapping[str, str] = field(default_factory=dict)  # shipped path that main deleted -> the same
     packed: Mapping[str, int] = field(default_factory=dict)  # bundle's sha256 -> bytes of all files ever put into it
     sharding: Sharding | None = field(default=None, compare=False)
+    hashed: Mapping[str, tuple[Shard, ...]] = field(default_factory=dict, compare=False)
+    """The parts in which ``shipped`` and ``tombstones`` are stored where they are long; by these names."""
 
     def root_of(self, path: str) -> str | None:
         """The name of the root that ``path`` belongs to."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sidecar.errors import ManifestError
@@ -133,12 +133,15 @@ def _frame_of(path: str, item: dict[str, Any], bundles: Mapping[str, int]) -> Fr
     return Frame(bundle, where[0], where[1])
 
 
-def hashes(document: dict[str, Any], key: str) -> dict[str, str]:
+def hashes(found: Iterable[Any], key: str) -> dict[str, str]:
+    """Hashes by path; ``key`` is what they are called."""
     out: dict[str, str] = {}
-    for item in items(document, key):
+    for item in found:
         if not isinstance(item, dict) or not is_sha(item.get("sha256")):
             raise ManifestError(f"{key!r} in the manifest is malformed")
         path = name_of(item, "path")
         check_path(path)
+        if path in out:
+            raise ManifestError(f"{path[:200]!r} stands twice in {key!r} of the manifest")
         out[path] = item["sha256"]
     return out

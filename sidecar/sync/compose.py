@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from sidecar.snapshot import codec, shards
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import PATH, Manifest, Shard
 from sidecar.stores.base import Source
+from sidecar.sync.lists import Composed, Hashes, listed
 
 Range = tuple[bytes, bytes | None]
 """From a path up to another one, or to the end."""
@@ -20,16 +20,9 @@ EVERYTHING: Range = (b"", None)
 _ENTRY = 13  # so many of a row's columns make its entry
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
-    """What the commit puts and deletes for the manifest, and the paths of all its parts."""
-
-    put: dict[str, Source]
-    delete: list[str]
-    parts: tuple[str, ...] = ()
-
-
-def compose(head: Manifest, index: Index, entries: int, folder: Path, *, anew: bool = False) -> Composed:
+def compose(
+    head: Manifest, index: Index, entries: int, folder: Path, hashes: Hashes | None = None, *, anew: bool = False
+) -> Composed:
     """The manifest ``head`` with the ``entries`` that are pending in ``index``, which is told of its parts.
 
     Costs what changed, unless all is to be written ``anew``. Raises SidecarError where there are too many entries.
@@ -40,10 +33,11 @@ def compose(head: Manifest, index: Index, entries: int, folder: Path, *, anew: b
             " nothing more is durable until SIDECAR_EXCLUDE leaves some out or SIDECAR_PATHS names less"
         )
     before = index.shards()
+    head, lists = listed(head, index, hashes, anew=anew)
     if entries <= shards.WHOLE:
         raw = codec.compose(head, [codec.document_of(*row[:_ENTRY]) for row in index.coming()])
-        index.reshard((), ())
-        return Composed({PATH: raw}, [shards.store_path(s.sha256) for s in before])
+        index.reshard((), (), head.hashed)
+        return lists.joined({PATH: raw}, before, ())
     rows: list[tuple[Any, ...]] = []
     gone: list[bytes] = []
     runs = [(0, len(before))]
@@ -57,10 +51,8 @@ def compose(head: Manifest, index: Index, entries: int, folder: Path, *, anew: b
     rows = [row for row in rows if not _within(row[0], ranges)]
     left = [path.decode("utf-8", "surrogateescape") for path in gone if not _within(path, ranges)]
     put[PATH] = codec.compose(head, [codec.document_of(*row[:_ENTRY]) for row in rows], left, parts)
-    index.reshard(parts, ranges)
-    named = tuple(shards.store_path(s.sha256) for s in parts)
-    old = (shards.store_path(s.sha256) for s in before)
-    return Composed(put, [path for path in old if path not in named], named)
+    index.reshard(parts, ranges, head.hashed)
+    return lists.joined(put, before, parts)
 
 
 def _range(parts: Sequence[Shard], low: int, high: int) -> Range:

@@ -18,6 +18,7 @@ from sidecar.stores.base import Source
 from sidecar.sync import history, plan
 from sidecar.sync.compact import moved
 from sidecar.sync.compose import compose
+from sidecar.sync.lists import Hashes
 from sidecar.sync.survey import Survey
 
 
@@ -84,7 +85,6 @@ def pack(
             rows[entry.path] = replace(rows[entry.path], entry=entry)
     delete = plan.deletes([r for r in survey.gone if r.entry.path in gone], [(o, rows[p]) for p, o in old.items()])
     risen = index.buried_among(rows)
-    tombstones = {path: sha for path, sha in {**index.tombstones(), **survey.buried}.items() if path not in risen}
     coming = index.begin(
         number, rows.values(), gone, new_bundles, survey.roots, survey.buried, risen, looked=survey.looked
     )
@@ -99,11 +99,9 @@ def pack(
         tuple(survey.roots),
         {},
         {sha: b.size for sha, b in coming.bundles.items()},
-        index.shipped(),
-        tombstones,
-        {sha: b.packed for sha, b in coming.bundles.items()},
+        packed={sha: b.packed for sha, b in coming.bundles.items()},
     )
-    composed = compose(head, index, coming.entries, folder, anew=anew)
+    composed = compose(head, index, coming.entries, folder, Hashes(survey.buried, risen), anew=anew)
     put |= composed.put
     delete += composed.delete
     weight = sum(s.entry.size for s in (*places.plain, *places.bundled, *more))
