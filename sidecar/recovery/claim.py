@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -165,6 +165,16 @@ async def withdraw(store: Store, claimed: Claimed) -> None:
     document = claimed.tenure.released(clean=bool(claimed.clean))
     message = f"sidecar: lease {claimed.tenure.epoch} withdrawn by {claimed.tenure.lease.instance}"
     await store.commit(claimed.revision, {leases.PATH: document}, [], message)
+
+
+async def unask(store: Store, head: Revision, found: Lease) -> None:
+    """Take back the request that was ``found`` at ``head``: its holder goes on. Raises StoreError.
+
+    The title is that of a request, so the holder takes the commit for no edit of the store.
+    """
+    held = replace(found, state="held", requester="", turn=found.turn + 1)
+    message = f"{ASKS}{found.requester}, who asks no more"
+    await store.commit(head, {leases.PATH: leases.encode(held)}, [], message)
 
 
 def refusal(store: Store, holder: Lease, me: Me) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from sidecar import log
 from sidecar.errors import EX_REFUSED, EX_TEMPFAIL, ManifestError, RestoreFailed, SidecarError
 from sidecar.recovery import image, journal
-from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease, refusal, withdraw
+from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease, refusal, unask, withdraw
 from sidecar.recovery.lease import Lease, Me, Tenure
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.origin import Origin, find, way_out
@@ -26,7 +26,7 @@ from sidecar.roots import Root
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Manifest, SnapshotId
 from sidecar.state import RestoreProgress, State
-from sidecar.stores.base import Access, Denied, NotFound, Revision, Store, StoreError, Unavailable
+from sidecar.stores.base import Access, Conflict, Denied, NotFound, Revision, Store, StoreError, Unavailable
 
 T = TypeVar("T")
 LATE_S = 5.0
@@ -34,6 +34,9 @@ LATE_S = 5.0
 
 LEAST_S = 3.0
 """Every attempt gets this long. With ``LATE_S`` an exit follows within 10 s after the restore timeout."""
+
+WITHDRAWALS = 5
+"""How often letting go of the lease gives way to other commits."""
 
 Failure = Literal["wait", "exit", "continue"]
 
@@ -316,23 +319,43 @@ class Start:
         return access
 
     async def give_back(self) -> None:
-        """Withdraw the claim of a start that comes to nothing, also one whose answer never came. Never raises."""
+        """Withdraw the claim, or the request, of a start that comes to nothing, also one whose answer never came.
+
+        Never raises.
+        """
         if self._asked_for == "nothing":
             return
         try:
-            claimed = self.claimed or await asyncio.wait_for(self._landed(), LATE_S / 2)
-            self.claimed, self._asked_for = None, "nothing"
-            if claimed is not None:
-                await asyncio.wait_for(withdraw(self.store, claimed), LATE_S / 2)
-                self.state.lease = "none"
+            await asyncio.wait_for(self._withdraw(), LATE_S)
         except (SidecarError, TimeoutError) as error:
             log.warning(f"the lease could not be given back ({said(error)}): the next start waits for us in vain")
 
+    async def _withdraw(self) -> None:
+        """Let go of what is ours at the head; again where the head moves meanwhile. Raises StoreErrors."""
+        claimed, self.claimed = self.claimed, None
+        for attempt in range(1, WITHDRAWALS + 1):
+            try:
+                claimed = claimed or await self._landed()
+                if claimed is not None:
+                    await withdraw(self.store, claimed)
+                    self.state.lease = "none"
+                self._asked_for = "nothing"
+                return
+            except Conflict:
+                claimed = None
+                if attempt == WITHDRAWALS:
+                    raise
+
     async def _landed(self) -> Claimed | None:
-        """The lease, where it is ours without our having been told."""
-        head = await self.store.head()
+        """The lease, where it is ours without our having been told. What we only asked for is asked for no more."""
+        head, me = await self.store.head(), self.plan.me
         found = await read_lease(self.store, head)
-        if head is None or found is None or (found.instance, found.state) != (self.plan.me.instance, "held"):
+        if head is None or found is None or found.state not in ("held", "requested"):
+            return None
+        if found.instance != me.instance:
+            if (found.state, found.requester) == ("requested", me.instance):
+                await unask(self.store, head, found)
+                log.info(f"instance {found.instance} need not hand over any more: the request is withdrawn")
             return None
         before = self._asked_for
         clean = isinstance(before, Lease) and before.state == "released" and before.clean

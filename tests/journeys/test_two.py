@@ -105,7 +105,55 @@ def silent(tmp: Path) -> None:
         assert "Traceback" not in old.said() + new.said()
 
 
-JOBS: dict[str, Callable[[Path], None]] = {job.__name__: job for job in (hands_over, silent)}
+@contextlib.contextmanager
+def in_a_folder(tmp: Path, **constants: float) -> Iterator[tuple[Space, Space, Space]]:
+    """One that runs, with one durable file, and two that are yet to start, over a folder store."""
+    one, two, three = (Space(tmp / name, f"file://{tmp}/store") for name in ("one", "two", "three"))
+    one.hurry(**constants)
+    past.write(one.disk, {"data/first": b"first"})
+    with living(one), living(two), living(three):
+        one.start()
+        one.running()
+        one.checkpoint()
+        yield one, two, three
+
+
+def asks(space: Space) -> None:
+    """``space`` has said that it wants the lease, and waits."""
+    until = time.monotonic() + 10
+    while "to hand over" not in space.said():
+        assert time.monotonic() < until, space.said()
+        time.sleep(0.02)
+
+
+def restored(one: Space, other: Space, *files: str) -> None:
+    """``one`` is on the main line: once it has ended ``other`` gets ``files``, which it wrote, back."""
+    assert one.end() == 143, one.said()
+    other.start()
+    other.running()
+    for path in files:
+        assert (other.disk / path).exists(), f"{path}\n{one.said()}\n{other.said()}"
+    assert "Traceback" not in one.said() + other.said()
+
+
+def thinks_better_of_it(tmp: Path) -> None:
+    """The new one is stopped while it waits: it asks no more, and the old one goes on as if nothing had been."""
+    with in_a_folder(tmp, LEASE_YOUNG_S=3.0) as (one, two, three):
+        two.start(SIDECAR_HANDOFF_WAIT="20s")
+        asks(two)
+        time.sleep(1)
+        assert two.end() == 143, two.said()
+        assert "the request is withdrawn" in two.said()
+        past.write(one.disk, {"data/later": b"later"})
+        one.checkpoint()
+        time.sleep(3)  # by then it has looked at the lease
+        assert one.get()["lease"]["state"] == "held"
+        assert "handing over" not in one.said()
+        assert "edited" not in one.said()
+        restored(one, three, "data/first", "data/later")
+
+
+JOBS: dict[str, Callable[[Path], None]] = {job.__name__: job for job in (hands_over, silent, thinks_better_of_it)}
 
 
 @pytest.mark.parametrize("how", JOBS)

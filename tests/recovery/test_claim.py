@@ -14,10 +14,10 @@ import pytest
 
 from sidecar.errors import EX_REFUSED, ManifestError, RestoreFailed
 from sidecar.recovery import claim as claims
-from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease, withdraw
+from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease, unask, withdraw
 from sidecar.recovery.lease import PATH, Lease, Me, Tenure, encode
 from sidecar.snapshot.manifest import ASKS
-from sidecar.stores.base import Denied, Unavailable
+from sidecar.stores.base import Conflict, Denied, Unavailable
 from tests.snapshot.disk import FAST
 from tests.sync.faulty import Faulty, held, opened, titles
 
@@ -345,5 +345,26 @@ def test_what_was_taken_for_nothing_is_given_back(tmp_path: Path) -> None:
         again = await take(store, me=Me("next", "local"))
         assert isinstance(again, Claimed)
         assert (again.tenure.epoch, again.clean) == (6, True), "nothing was lost between"
+
+    run(tmp_path, scenario)
+
+
+def test_a_request_that_is_taken_back_leaves_the_holder_as_it_was(tmp_path: Path) -> None:
+    async def scenario(store: Faulty) -> None:
+        before = held(4, "other")
+        await put(store, before)
+        with pytest.raises(Moved):
+            await once(store, Waiting(60))
+        asked = await now(store)
+        assert (asked.state, asked.requester) == ("requested", "me")
+        head = await store.head()
+        assert head is not None
+        await unask(store, head, asked)
+        after = await now(store)
+        assert replace(after, turn=before.turn) == before
+        assert Tenure(before).judge(encode(after)) == "mine"
+        assert (await titles(store))[-1].startswith(ASKS), "no edit, for the holder"
+        with pytest.raises(Conflict):
+            await unask(store, head, asked)
 
     run(tmp_path, scenario)
