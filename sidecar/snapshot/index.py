@@ -14,7 +14,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ class Index:
                 ((*_rows.to_sql(Row(e, stats.get(p))), base.get(p, other)) for p, e in manifest.entries.items()),
             )
             self._set("tally", _tally.of_manifest(manifest).dump())
-            self._set("shards", json.dumps([list(astuple(p)) for p in parts.shards] if parts else []))
+            self._set("shards", json.dumps([_values(p) for p in parts.shards] if parts else []))
             # What counts as shipped from here on may be another list than the store has: that is for ``stale`` to say.
             self._set("hashed", _dump(manifest.hashed))
             self._describe(known, manifest)
@@ -233,7 +233,7 @@ class Index:
         """
         ranges = [[os.fsdecode(low), None if high is None else os.fsdecode(high)] for low, high in folded]
         with self._lock:
-            self._set("pending_shards", json.dumps([[list(astuple(p)) for p in parts], ranges]))
+            self._set("pending_shards", json.dumps([[_values(p) for p in parts], ranges]))
             self._set("pending_hashed", _dump(hashed or {}))
 
     def hashed(self) -> dict[str, tuple[Shard, ...]]:
@@ -368,7 +368,8 @@ class Index:
         """
         with self._lock:
             rows = self._db.execute(
-                f"SELECT {_COLUMNS} FROM pending UNION ALL SELECT {_COLUMNS} FROM entries AS e"
+                # Else SQLite reads all rows, to have them in order without sorting the few.
+                f"SELECT {_COLUMNS} FROM pending UNION ALL SELECT {_COLUMNS} FROM entries AS e INDEXED BY by_base"
                 f" WHERE base!={_rows.SAME} AND NOT EXISTS (SELECT 1 FROM pending AS p WHERE p.path=e.path)"
                 " AND NOT EXISTS (SELECT 1 FROM gone AS g WHERE g.path=e.path) ORDER BY path"
             ).fetchall()
@@ -381,7 +382,9 @@ class Index:
     def delta_size(self) -> int:
         """How many entries differ from their shards, or are missing from them."""
         with self._lock:
-            differ = self._db.execute(f"SELECT count(*) FROM entries WHERE base!={_rows.SAME}").fetchone()[0]
+            differ = self._db.execute(
+                f"SELECT count(*) FROM entries INDEXED BY by_base WHERE base!={_rows.SAME}"
+            ).fetchone()[0]
             return int(differ + self._db.execute("SELECT count(*) FROM lost").fetchone()[0])
 
     def in_bundle(self, sha256: str) -> list[Row]:
@@ -557,8 +560,12 @@ class Index:
             return self._meta("unlooked") is not None
 
 
+def _values(s: Shard) -> list[Any]:
+    return [s.sha256, s.size, s.plain, s.entries, s.first]
+
+
 def _dump(parts: Mapping[str, Sequence[Shard]]) -> str:
-    return json.dumps({key: [list(astuple(p)) for p in found] for key, found in parts.items()})
+    return json.dumps({key: [_values(p) for p in found] for key, found in parts.items()})
 
 
 def _between(low: bytes, high: bytes | None) -> tuple[str, tuple[bytes, ...]]:

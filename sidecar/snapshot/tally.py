@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from sidecar.snapshot.manifest import Entry, Manifest, root_of
 
@@ -33,7 +33,7 @@ class Tally:
     bundles: Mapping[str, Bundle] = field(default_factory=dict)
 
     def dump(self) -> str:
-        bundles = {sha: astuple(b) for sha, b in self.bundles.items()}
+        bundles = {sha: (b.size, b.packed, b.files, b.live) for sha, b in self.bundles.items()}
         return json.dumps({"entries": self.entries, "roots": dict(self.roots), "bundles": bundles})
 
     @classmethod
