@@ -17,7 +17,7 @@ from sidecar.errors import ConfigError, RestoreFailed, SidecarError
 from sidecar.recovery import record as records
 from sidecar.recovery import report
 from sidecar.recovery import start as starting
-from sidecar.recovery.claim import Moved, read_lease, refusal
+from sidecar.recovery.claim import Claimed, Moved, read_lease, refusal
 from sidecar.recovery.lease import Me, Refuse, Tenure, decide
 from sidecar.recovery.locks import RootLocks
 from sidecar.recovery.record import Record
@@ -26,7 +26,7 @@ from sidecar.recovery.start import Plan, Recovered
 from sidecar.settings import Settings, ensure_state_dir, load
 from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
-from sidecar.snapshot.manifest import RECOVERY, snapshot_in
+from sidecar.snapshot.manifest import RECOVERY, Manifest, snapshot_in
 from sidecar.state import RootState, State
 from sidecar.stores.base import Store, StoreError
 from sidecar.stores.opening import open_store
@@ -271,6 +271,13 @@ async def reattached_engine(here: Session) -> Engine:
             return await engine(here, Base(revision, snapshot, branch, found.sent), None, None, again=True)
         here.state.lease, here.state.epoch = "held", taken.tenure.epoch
         return await engine(here, Base(revision, snapshot, sent=found.sent), taken.tenure, None, again=True)
+
+
+async def engine_again(here: Session, taken: Claimed, manifest: Manifest) -> Engine:
+    """On the main line, whose head is ``manifest``, for an instance that was fenced and has claimed it again."""
+    roots, store_id = here.settings.roots, here.plan.store_id
+    await asyncio.to_thread(confirm_local, manifest, roots, here.index, store_id, taken.revision)
+    return await engine(here, Base(taken.revision, manifest.snapshot), taken.tenure, None, again=True)
 
 
 def base_of(recovered: Recovered) -> Base:

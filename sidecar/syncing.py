@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import time
@@ -11,10 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from sidecar import log, session, tending
-from sidecar.errors import EX_FAILED
+from sidecar.errors import EX_FAILED, SidecarError
 from sidecar.link import Link
 from sidecar.recovery import start
-from sidecar.recovery.start import Recovered, Start
+from sidecar.recovery.claim import Claimed
+from sidecar.recovery.lease import Left
+from sidecar.recovery.start import Recovered, Standing, Start
 from sidecar.session import Session
 from sidecar.sync.engine import Engine
 from sidecar.verbs import AgentVerbs
@@ -22,6 +25,11 @@ from sidecar.verbs import AgentVerbs
 REGAIN_S = 60.0
 LEASE_YOUNG_S, LEASE_OLD_S = 10.0, 20.0
 YOUNG_S = 600.0
+
+NOBODY_S = 30.0
+"""Who asked for the lease has at least so long to come for it, once it was handed over."""
+
+STILL_S, CLAIM_S = 5.0, 60.0
 
 
 class Syncing:
@@ -33,6 +41,7 @@ class Syncing:
         self.verbs.unpruned = tending.why_not(here.settings)
         self.engine: Engine | None = None
         self._work: list[asyncio.Task[Any]] = []
+        self._turning: list[asyncio.Task[Any]] = []
 
     async def attach(self, recovered: Recovered) -> None:
         """Make the engine that a finished restore, or a confirmed cold start, allows for."""
@@ -63,11 +72,12 @@ class Syncing:
             self.state.mode = "orphan"
         self.beside(self._orphaned() if orphan else self._reattached())
 
-    def beside(self, work: Coroutine[Any, Any, Any]) -> None:
+    def beside(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run ``work`` until the end of this life; a fault in it ends the agent, which is then started anew."""
         task = asyncio.create_task(work)
         task.add_done_callback(_complain)
         self._work.append(task)
+        return task
 
     async def wait(self, until: float) -> None:
         """Until there is an engine, or none can come; at most until ``until`` (monotonic)."""
@@ -88,9 +98,9 @@ class Syncing:
 
     def _run(self, engine: Engine) -> None:
         self.engine = self.verbs.engine = engine
-        self.beside(self._sync_once_main_runs(engine))
+        tend = tending.tend(self.here.settings, self.state, engine)
+        self._turning = [self.beside(self._sync_once_main_runs(engine)), self.beside(tend)]
         self.beside(self._heed_lease(engine))
-        self.beside(tending.tend(self.here.settings, self.state, engine))
 
     async def _sync_once_main_runs(self, engine: Engine) -> None:
         await self.link.main.started.wait()
@@ -122,6 +132,53 @@ class Syncing:
         while engine.tenure is not None and self.state.lease == "held":
             await asyncio.sleep(LEASE_YOUNG_S if time.monotonic() - began < YOUNG_S else LEASE_OLD_S)
             await engine.heed_lease()
+        if engine.tenure is not None and engine.left:
+            await self._reclaim(engine, Left(engine.tenure.epoch, engine.left))
+
+    async def _reclaim(self, old: Engine, left: Left) -> None:
+        """Fenced: take the lease again where nobody came for it, or who came has given it back without beginning."""
+        here, since = self.here, time.monotonic()
+        patience = max(2 * here.plan.handoff_wait_s, NOBODY_S)
+        while True:
+            waited = time.monotonic() - since
+            await asyncio.sleep(LEASE_YOUNG_S if waited < YOUNG_S else LEASE_OLD_S)
+            try:
+                look = start.standing(here.store, here.plan, left, time.monotonic() - since, patience)
+                found = await asyncio.wait_for(look, CLAIM_S)
+            except (SidecarError, TimeoutError) as error:
+                log.debug(f"the lease can't be looked at now: {error}")
+                continue
+            if self.link.orders.stop.is_set() or self.link.orders.final.is_set():
+                return
+            if found is not None and await self._take_again(old, found):
+                return
+
+    async def _take_again(self, old: Engine, found: Standing) -> bool:
+        """Claim what we left, and put an engine on the main line in the place of ``old``."""
+        if not await old.hold_still(STILL_S):
+            return False
+        taken: Claimed | None = None
+        self.engine = self.verbs.engine = None  # whoever wants one waits for the new one
+        try:
+            with contextlib.suppress(TimeoutError):
+                taken = await asyncio.wait_for(start.reclaim(self.here.store, found, self.here.plan.me), CLAIM_S)
+            if taken is None:
+                self.engine = self.verbs.engine = old
+                return False
+            for task in self._turning:
+                task.cancel()
+            await asyncio.wait(self._turning)
+        finally:
+            old.go_on(retired=taken is not None)
+        who = "nobody came for the lease" if found.lease.instance == self.here.plan.me.instance else "it was given back"
+        log.info(f"{who}: it is ours again (epoch {taken.tenure.epoch}); what main wrote meanwhile is synced")
+        self.link.say("keep", "epoch", taken.tenure.epoch)
+        new = await session.engine_again(self.here, taken, found.manifest)
+        self.state.lease, self.state.epoch = "held", taken.tenure.epoch
+        self.state.sync.error = self.state.sync.error_since = None
+        self.state.sync.error_code, self.state.sync.denied = "", False
+        self._run(new)
+        return True
 
 
 def _complain(task: asyncio.Task[Any]) -> None:

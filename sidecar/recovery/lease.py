@@ -14,8 +14,9 @@ import orjson
 
 from sidecar.errors import ManifestError
 from sidecar.snapshot.manifest import LEASE as PATH
+from sidecar.snapshot.manifest import SnapshotId
 
-__all__ = ["PATH", "Lease", "Me", "Refuse", "Take", "Tenure", "Wait", "decide", "decode", "encode"]
+__all__ = ["PATH", "Lease", "Left", "Me", "Refuse", "Take", "Tenure", "Wait", "decide", "decode", "encode", "reclaims"]
 
 FORMAT = 1
 MOST = 10**17
@@ -133,6 +134,33 @@ def decide(current: Lease | None, me: Me, *, least_epoch: int = 0, silent: bool 
     if current.state == "held":
         return Wait(current, replace(current, state="requested", requester=me.instance, turn=current.turn + 1))
     return Wait(current, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a fenced instance left on the main line: it held ``epoch``, and sent one of ``snapshots`` last."""
+
+    epoch: int
+    snapshots: frozenset[SnapshotId]
+
+
+def reclaims(
+    found: Lease, stands: SnapshotId | None, me: Me, left: Left, *, waited_s: float, patience_s: float
+) -> bool:
+    """Whether a fenced instance takes the lease again: nobody has it, and the main line is as it was left.
+
+    ``stands`` is the snapshot at the head. Our own release is for who asked: it has ``patience_s`` to come, of which
+    ``waited_s`` are over. A successor that has released without a snapshot never began.
+    """
+    if found.space != me.space or stands is None or stands not in left.snapshots:
+        return False
+    if found.instance == me.instance and found.epoch == left.epoch:
+        return found.state == "released" and waited_s >= patience_s
+    if found.epoch <= left.epoch:
+        return False  # put back by hand
+    if found.instance == me.instance:
+        return found.state == "held"  # our own claim, whose answer never came
+    return found.state == "released"
 
 
 @dataclass(slots=True)

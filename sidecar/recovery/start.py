@@ -16,7 +16,7 @@ from sidecar import log
 from sidecar.errors import EX_REFUSED, EX_TEMPFAIL, ManifestError, RestoreFailed, SidecarError
 from sidecar.recovery import image, journal
 from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease, refusal, unask, withdraw
-from sidecar.recovery.lease import Lease, Me, Tenure
+from sidecar.recovery.lease import Lease, Left, Me, Tenure, reclaims
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.origin import Origin, find, way_out
 from sidecar.recovery.record import Record
@@ -423,6 +423,37 @@ async def regain(store: Store, recovered: Recovered, me: Me) -> Claimed | None:
         least = recovered.manifest.snapshot.epoch if recovered.manifest else 0
         taken = await claim(store, head, found, me, least, Waiting(0.0), lambda: None)
     except (Moved, StoreError, RestoreFailed, ManifestError):
+        return None
+    return taken if isinstance(taken, Claimed) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A main line that a fenced instance may take again: its head, the lease there, and its snapshot."""
+
+    head: Revision
+    lease: Lease
+    manifest: Manifest
+
+
+async def standing(store: Store, plan: Plan, left: Left, waited_s: float, patience_s: float) -> Standing | None:
+    """The main line, where a fenced instance may claim it again (see ``reclaims``). Raises SidecarErrors."""
+    head = await store.head()
+    found = await read_lease(store, head)
+    if head is None or found is None or (found.state != "released" and found.instance != plan.me.instance):
+        return None
+    manifest = await read_manifest(store, head, plan.state_dir)
+    stands = manifest.snapshot if manifest is not None else None
+    if manifest is None or not reclaims(found, stands, plan.me, left, waited_s=waited_s, patience_s=patience_s):
+        return None
+    return Standing(head, found, manifest)
+
+
+async def reclaim(store: Store, at: Standing, me: Me) -> Claimed | None:
+    """Claim what is ``standing``; None where it could not be had, or isn't any more."""
+    try:
+        taken = await claim(store, at.head, at.lease, me, at.manifest.snapshot.epoch, Waiting(0.0), lambda: None)
+    except (Moved, SidecarError):
         return None
     return taken if isinstance(taken, Claimed) else None
 

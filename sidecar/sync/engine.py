@@ -19,7 +19,7 @@ from sidecar.errors import EX_FAILED, SidecarError, TryLater
 from sidecar.roots import Root
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Index
-from sidecar.snapshot.manifest import LEASE, root_of, snapshot_in
+from sidecar.snapshot.manifest import LEASE, SnapshotId, root_of, snapshot_in
 from sidecar.snapshot.stage import NoRoom
 from sidecar.state import State
 from sidecar.stores.base import Denied, Refused, Revision, Source, Store, StoreError, Unavailable
@@ -103,6 +103,9 @@ class Engine:
         self._later: dict[str, float] = {}  # large databases whose turn comes then
         self._from: str | None = None
         self._handing_over = False
+        self.left: frozenset[SnapshotId] | None = None
+        """Once fenced: the snapshots of which one is the last that it put on the main line."""
+        self._retired = False
         self._failures = 0
         self._not_before = 0.0
         self._checkpoint: asyncio.Task[Result] | None = None
@@ -234,6 +237,8 @@ class Engine:
         await asyncio.wait_for(self._lock.acquire(), left / 2)
 
     async def _snapshot(self, why: Why, until: float, forget: str = "") -> Result:
+        if self._retired:
+            return Result(False, error="another engine goes on from here: ask again", code="unavailable")
         self._collect()
         dirty, self._dirty = self._dirty, {}
         first, self._first = self._first or time.monotonic(), 0.0
@@ -426,6 +431,7 @@ class Engine:
     def _fenced(self) -> None:
         if self.state.lease != "fenced":
             branch = f"fenced/{self.options.instance}"
+            self.left = self.line.sent()
             self.bulletin.fenced(branch)
             self.line.fork(branch)
             self.everything()
@@ -469,6 +475,19 @@ class Engine:
         self.line.requested = False
         if (await self._snapshot("handoff", until)).ok:
             self._fenced()
+
+    async def hold_still(self, seconds: float) -> bool:
+        """Sync nothing until ``go_on``; False where a sync is under way for longer than ``seconds``."""
+        try:
+            await asyncio.wait_for(self._lock.acquire(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def go_on(self, *, retired: bool) -> None:
+        """Sync again; ``retired``: never again, another engine has the index now."""
+        self._retired = retired
+        self._lock.release()
 
     # --- verbs ----------------------------------------------------------------------------------------------------
 

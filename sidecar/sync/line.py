@@ -120,6 +120,10 @@ class Line:
             return SnapshotId(epoch, 1)
         return SnapshotId(last.epoch, last.sequence + 1)
 
+    def sent(self) -> frozenset[SnapshotId]:
+        """The snapshots of which one is what was last committed here: one that had no answer may be it."""
+        return frozenset(n for n in (self.snapshot, self._sent) if n is not None)
+
     def fork(self, branch: str) -> None:
         """From now on everything goes to ``branch``, which starts at what was last committed here."""
         self.branch = branch

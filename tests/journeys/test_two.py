@@ -138,22 +138,55 @@ def restored(one: Space, other: Space, *files: str) -> None:
 
 def thinks_better_of_it(tmp: Path) -> None:
     """The new one is stopped while it waits: it asks no more, and the old one goes on as if nothing had been."""
-    with in_a_folder(tmp, LEASE_YOUNG_S=3.0) as (one, two, three):
+    with in_a_folder(tmp, LEASE_YOUNG_S=8.0) as (one, two, three):
         two.start(SIDECAR_HANDOFF_WAIT="20s")
         asks(two)
-        time.sleep(1)
+        time.sleep(0.5)
         assert two.end() == 143, two.said()
         assert "the request is withdrawn" in two.said()
         past.write(one.disk, {"data/later": b"later"})
         one.checkpoint()
-        time.sleep(3)  # by then it has looked at the lease
+        time.sleep(8)  # by then it has looked at the lease
         assert one.get()["lease"]["state"] == "held"
         assert "handing over" not in one.said()
         assert "edited" not in one.said()
         restored(one, three, "data/first", "data/later")
 
 
-JOBS: dict[str, Callable[[Path], None]] = {job.__name__: job for job in (hands_over, silent, thinks_better_of_it)}
+def never_comes(tmp: Path) -> None:
+    """The new one is gone without a word once it has asked: the old one hands over, and takes the lease again."""
+    with in_a_folder(tmp, LEASE_YOUNG_S=0.5, NOBODY_S=1.0) as (one, two, three):
+        two.start(SIDECAR_HANDOFF_WAIT="20s")
+        one.wait(lambda s: s["lease"]["state"] == "fenced")
+        two.kill()
+        assert "epoch 2" not in two.said()
+        past.write(one.disk, {"data/meanwhile": b"meanwhile"})
+        one.wait(lambda s: s["lease"]["state"] == "held")
+        assert "nobody came for the lease" in one.said()
+        past.write(one.disk, {"data/later": b"later"})
+        assert one.checkpoint()["snapshot"].startswith("2.")
+        assert "fenced" not in one.get()["notes"]
+        restored(one, three, "data/first", "data/meanwhile", "data/later")
+
+
+def comes_in_vain(tmp: Path) -> None:
+    """The new one takes the lease, can't restore and gives it back: the old one goes on with it."""
+    with in_a_folder(tmp, LEASE_YOUNG_S=0.5, NOBODY_S=1000.0) as (one, two, three):
+        (two.disk / "data").write_text("no folder")
+        two.start(SIDECAR_HANDOFF_WAIT="20s", SIDECAR_RESTORE_TIMEOUT="1s")
+        assert two.process is not None
+        assert two.process.wait(30) != 0, two.said()
+        assert "to hand over" in two.said()
+        one.wait(lambda s: (s["lease"]["state"], s["lease"]["epoch"]) == ("held", 3))
+        assert "it was given back" in one.said()
+        past.write(one.disk, {"data/later": b"later"})
+        assert one.checkpoint()["snapshot"].startswith("3.")
+        restored(one, three, "data/first", "data/later")
+
+
+JOBS: dict[str, Callable[[Path], None]] = {
+    job.__name__: job for job in (hands_over, silent, thinks_better_of_it, never_comes, comes_in_vain)
+}
 
 
 @pytest.mark.parametrize("how", JOBS)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sidecar.errors import ManifestError
-from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait, decide, decode, encode
+from sidecar.recovery.lease import Lease, Left, Me, Refuse, Take, Tenure, Wait, decide, decode, encode, reclaims
+from sidecar.snapshot.manifest import SnapshotId
 
 ME = Me("me", "local")
 STATES = ["held", "requested", "handing_over", "released"]
@@ -306,3 +307,35 @@ class Lives(RuleBasedStateMachine):
 
 Lives.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestLives = Lives.TestCase
+
+
+# Taking it again after a hand-over
+
+AS_LEFT, OTHER = SnapshotId(8, 5), SnapshotId(9, 1)
+LEFT = Left(8, frozenset({AS_LEFT}))
+OURS = replace(MINE, state="released")
+
+
+@pytest.mark.parametrize(
+    ("found", "stands", "waited", "again"),
+    [
+        (OURS, AS_LEFT, 30.0, True),
+        (OURS, AS_LEFT, 29.9, False),  # who asked may be on its way
+        (OURS, OTHER, 99.0, False),
+        (OURS, None, 99.0, False),
+        (lease("released", epoch=9), AS_LEFT, 0.0, True),
+        (lease("released", epoch=9), OTHER, 99.0, False),  # it wrote: what it wrote stays
+        (lease("held", epoch=9), AS_LEFT, 99.0, False),
+        (lease("requested", epoch=9), AS_LEFT, 99.0, False),
+        (lease("handing_over", epoch=9), AS_LEFT, 99.0, False),
+        (lease("released", epoch=8), AS_LEFT, 99.0, False),  # put back by hand
+        (replace(lease("released", epoch=9), space="another"), AS_LEFT, 99.0, False),
+        (MINE, AS_LEFT, 99.0, False),
+        (replace(MINE, epoch=9), AS_LEFT, 0.0, True),  # our claim, whose answer never came
+        (replace(OURS, epoch=9), AS_LEFT, 99.0, False),
+    ],
+)
+def test_when_a_fenced_instance_takes_the_lease_again(
+    found: Lease, stands: SnapshotId | None, waited: float, again: bool
+) -> None:
+    assert reclaims(found, stands, Me("me", "local"), LEFT, waited_s=waited, patience_s=30.0) == again
