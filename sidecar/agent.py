@@ -21,7 +21,7 @@ from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
 from sidecar.life import Life, parse
 from sidecar.link import Link
 from sidecar.recovery import report
-from sidecar.recovery.start import Recovered, Start
+from sidecar.recovery.start import Recovered, Start, classify
 from sidecar.session import Session
 from sidecar.syncing import Syncing
 from sidecar.web.app import build
@@ -88,7 +88,7 @@ class Agent:
         """Claim and restore; None once main may start, else the exit code."""
         report.check_roots(list(self.here.settings.roots), self.state)
         try:
-            recovered = await self._unless_stopped(self.start.recover())
+            recovered = await self._unless_stopped(self._start())
         except RestoreFailed as failure:
             return await self._failed(failure)
         except Stopped:
@@ -166,6 +166,16 @@ class Agent:
         self.link.say("done")
         return 0 if result.ok else EX_FAILED
 
+    async def _start(self) -> Recovered | None:
+        if self.link.supervised or self.life.before_main:
+            return await self.start.recover()
+        # Main runs already: nothing is restored over it.
+        await once.require_known(self.here)
+        try:
+            return await self.start.claim_only()
+        except SidecarError as error:
+            raise classify(error) from None
+
     async def _unless_stopped(self, work: Coroutine[Any, Any, Recovered | None]) -> Recovered | None:
         """``work``, given up when a stop is ordered before it is done."""
         task = asyncio.create_task(work)
@@ -222,8 +232,6 @@ def main(argv: Sequence[str]) -> int:
 
 async def _live(here: Session, life: Life, link: Link) -> int:
     agent = Agent(here, life, link)
-    if not link.supervised and not life.before_main:
-        await once.require_known(here)
     if not link.supervised:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

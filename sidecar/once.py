@@ -11,12 +11,12 @@ from typing import Any
 
 from sidecar import session, tending
 from sidecar.errors import SidecarError, TryLater
-from sidecar.recovery import report
+from sidecar.recovery import journal, report
 from sidecar.recovery.claim import read_lease
 from sidecar.recovery.restore import read_manifest
 from sidecar.recovery.start import Start, settle
 from sidecar.session import Session, open_session
-from sidecar.stores.base import NotFound, StoreError
+from sidecar.stores.base import Denied, NotFound, StoreError
 from sidecar.sync import history
 from sidecar.sync.history import Retention
 
@@ -45,7 +45,7 @@ async def _sync(here: Session, forget: str) -> dict[str, Any]:
         start = Start(here.store, here.index, here.plan, here.state, here.record)
         recovered = await start.claim_only()
         if recovered.tenure is None:
-            raise TryLater(f"the store can't be written: {recovered.why_unleased}")
+            raise Denied(f"{here.store.url} can't be written: {recovered.why_unleased}. Nothing was written")
         engine = await session.engine(here, session.base_of(recovered), recovered.tenure, recovered.access.now)
         if recovered.origin.readme:
             engine.rides["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
@@ -105,9 +105,11 @@ async def _prune(here: Session, keep_last: int | None, keep_within_s: float | No
 async def require_known(here: Session) -> None:
     """Without a restore the disk must be what the index says: else a sync would take lost files for deleted ones.
 
-    Raises SidecarError where it isn't. A store without a snapshot is for the cold-start check to judge, and one that
-    isn't there, or can't be seen, for the claim: it makes it, or says why it can't.
+    A restore that was cut off half-way is finished first. Raises SidecarError where it isn't. A store without a
+    snapshot is for the cold-start check to judge, and one that isn't there, or can't be seen, for the claim: it makes
+    it, or says why it can't.
     """
+    await asyncio.to_thread(journal.finish_journal, here.plan.state_dir, here.index)
     try:
         exists = (await here.store.check()).exists
     except NotFound:

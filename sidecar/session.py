@@ -270,7 +270,10 @@ async def reattached_engine(here: Session) -> Engine:
             branch = f"fenced/{here.plan.me.instance}"
             return await engine(here, Base(revision, snapshot, branch, found.sent), None, None, again=True)
         here.state.lease, here.state.epoch = "held", taken.tenure.epoch
-        return await engine(here, Base(revision, snapshot, sent=found.sent), taken.tenure, None, again=True)
+        going_on = await engine(here, Base(revision, snapshot, sent=found.sent), taken.tenure, None, again=True)
+        if found.chosen is not None:
+            going_on.goes_on_from(*found.chosen)
+        return going_on
 
 
 async def engine_again(here: Session, taken: Claimed, manifest: Manifest) -> Engine:

@@ -45,6 +45,7 @@ class Syncing:
 
     async def attach(self, recovered: Recovered) -> None:
         """Make the engine that a finished restore, or a confirmed cold start, allows for."""
+        await asyncio.to_thread(start.note_choice, self.here.index, self.here.plan.me.instance, recovered)
         if recovered.tenure is None:
             self.beside(self._regain(recovered))
             return
@@ -116,8 +117,10 @@ class Syncing:
                 log.info(f"the lease is ours now (epoch {taken.tenure.epoch}): what main wrote is synced")
                 self.state.lease, self.state.epoch = "held", taken.tenure.epoch
                 self.state.clear("unleased")
-                base = session.base_of(replace(recovered, head=taken.revision))
-                self._run(await session.engine(self.here, base, taken.tenure, None))
+                leased = replace(recovered, head=taken.revision)
+                engine = await session.engine(self.here, session.base_of(leased), taken.tenure, None)
+                await session.ride(self.here, engine, leased)
+                self._run(engine)
 
     async def _orphaned(self) -> None:
         await self.start.give_back()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,7 +27,7 @@ from sidecar.roots import Root
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Manifest, SnapshotId
 from sidecar.state import RestoreProgress, State
-from sidecar.stores.base import Access, Conflict, Denied, NotFound, Revision, Store, StoreError, Unavailable
+from sidecar.stores.base import Access, Conflict, Corrupt, Denied, NotFound, Revision, Store, StoreError, Unavailable
 
 T = TypeVar("T")
 LATE_S = 5.0
@@ -281,7 +282,11 @@ class Start:
         self._progress.reached(4, self.state.restore.files_done, self.state.restore.bytes_done)
 
     async def claim_only(self) -> Recovered:
-        """Find what there is and take the lease, for a disk that needs no restore. Raises SidecarErrors."""
+        """Find what there is and take the lease, for a disk that needs no restore. Raises SidecarErrors.
+
+        Such a disk holds the head's snapshot, whatever SIDECAR_REVISION would start from.
+        """
+        self.plan = replace(self.plan, revision=None)
         while True:
             try:
                 return await self._find_and_claim()
@@ -374,7 +379,9 @@ class Start:
         self, head: Revision | None, found: Lease | None, origin: Origin, access: Access
     ) -> Claimed | Unleased:
         if not access.writable:
-            return Unleased(access.detail or "the store doesn't let us write")
+            self.state.lease, self.why_unleased = "unleased", access.detail or "the store doesn't let us write"
+            self._progress.reached(3)
+            return Unleased(self.why_unleased)
         least = origin.manifest.snapshot.epoch if origin.manifest else 0
         me = self.plan.me
         if found is None and origin.manifest is not None and origin.manifest.space not in (me.space, me.adopt):
@@ -463,7 +470,9 @@ class Reattached:
     """What an agent finds beside a main that already runs.
 
     ``taken`` is None where another instance has the lease; ``intact`` tells whether the index describes
-    ``manifest``, the head's. ``sent`` is the number of a snapshot that may still be on its way from the agent before.
+    ``manifest``: the head's, or that of the snapshot that SIDECAR_REVISION ``chosen`` to start from where nothing was
+    committed since (its words, and its revision). ``sent`` is the number of a snapshot that may still be on its way
+    from the agent before.
     """
 
     taken: Claimed | None
@@ -471,6 +480,31 @@ class Reattached:
     head: Revision
     intact: bool
     sent: SnapshotId | None
+    chosen: tuple[str, Revision] | None = None
+
+
+CHOSEN = "chosen"
+
+
+def note_choice(index: Index, instance: str, recovered: Recovered) -> None:
+    """Remember for the agents after this one which snapshot ``instance`` started from instead of the head. Blocks."""
+    origin = recovered.origin
+    chosen = origin.chosen is not None and origin.source is not None
+    noted = json.dumps([instance, origin.chosen, origin.source, recovered.head])
+    index.set_note(CHOSEN, noted if chosen else None)
+
+
+def choice(index: Index, instance: str) -> tuple[str, Revision, Revision | None] | None:
+    """What ``instance`` started from instead of the head, as long as nothing was committed since. Blocks.
+
+    Its words, its revision, and what was the head then.
+    """
+    noted = index.note(CHOSEN)
+    known = index.known()
+    if noted is None or known is None:
+        return None
+    whose, words, source, head = json.loads(noted)
+    return (words, source, head) if whose == instance and known.revision == source else None
 
 
 async def settle(index: Index, store_id: str, manifest: Manifest, head: Revision) -> bool:
@@ -489,12 +523,27 @@ async def reattach(store: Store, index: Index, plan: Plan) -> Reattached:
     head = await store.head()
     if head is None:
         raise Unavailable(f"{store.url} has no head any more")
-    manifest = await read_manifest(store, head, plan.state_dir)
-    found = await read_lease(store, head)
+    chosen = await asyncio.to_thread(choice, index, plan.me.instance)
     sent = await asyncio.to_thread(index.pending)
-    if found is not None and found.instance != plan.me.instance:
-        return Reattached(None, manifest, head, False, sent)
+    try:
+        manifest = await read_manifest(store, head, plan.state_dir)
+    except (ManifestError, Corrupt):
+        if chosen is None:
+            raise
+        manifest = None  # the damaged head that the choice was made for
+    found = await read_lease(store, head)
     intact = manifest is None or await settle(index, plan.store_id, manifest, head)
+    if found is not None and found.instance != plan.me.instance:
+        # A life that has had no lease yet may take one, as long as the head is what it started from.
+        unmoved = chosen[2] == head if chosen is not None else manifest is not None and intact
+        if found.state != "released" or not unmoved:
+            return Reattached(None, manifest, head, False, sent)
+    if chosen is not None and await asyncio.to_thread(choice, index, plan.me.instance) is not None:
+        manifest, intact = await read_manifest(store, chosen[1], plan.state_dir), True
+    else:
+        chosen = None
     least = manifest.snapshot.epoch if manifest else 0
     taken = await claim(store, head, found, plan.me, least, Waiting(0.0), lambda: None)
-    return Reattached(taken if isinstance(taken, Claimed) else None, manifest, head, intact, sent)
+    return Reattached(
+        taken if isinstance(taken, Claimed) else None, manifest, head, intact, sent, chosen and chosen[:2]
+    )
