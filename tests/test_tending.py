@@ -78,7 +78,9 @@ def beside(life: Life, here: Settings, true: Callable[[], Any]) -> Any:
             await until(lambda: true() or task.done())
             assert not task.done(), "nothing ends it"
         finally:
-            task.cancel()
+            while not task.done():  # Python 3.11's wait_for may swallow one
+                task.cancel()
+                await asyncio.sleep(0.01)
 
     return main()
 
