@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from sidecar.snapshot.scan import RootKind, Scan, moved, scan_paths, scan_root
 from sidecar.snapshot.stage import Staged, stage
 from sidecar.sync.forgetting import carried_only
 from sidecar.sync.plan import looks_like_database, lost, mass_deletion
-from sidecar.sync.staging import Staging
+from sidecar.sync.staging import Staging, recent
 from sidecar.sync.unseen import unseen
 
 Hints = Mapping[str, Iterable[str] | None] | None
@@ -106,21 +107,28 @@ class Surveyor:
         """Scan and stage into ``folder`` (private, empty). Raises NoRoom. Blocks.
 
         What is worth a commit is looked at again after it was staged, together with the hints that ``more`` gives by
-        then: a folder that is written as a unit goes in as one, or flagged as ``unsettled``.
+        then, until a look finds all as it was staged, and nothing that came or went: so it stood when that look began.
+        Else what moved is ``unsettled``, and so is each folder in which something came or went: a folder (a root too)
+        is of one moment unless it or anything in it is flagged.
         """
         hints, staging = how.hints, Staging(self.index, folder, how.paced)
         seen = self._see(how, hints)
         staging.add(seen.changed)
+        calm = False
         for left in reversed(range(LOOKS)):
             if how.still or not (seen.survey.gone or any(map(self._news, staging.staged.values()))):
                 break
             hints = _joined(hints, more())
             again = self._see(how, hints)
+            other = seen.names ^ again.names | seen.missing ^ again.missing
+            steady = calm or again.folders_as_in(seen)
             if not left:
-                staging.flag(again.changed)  # and all else stays as the look before saw it
-                break
+                staging.flag(again.changed, other, () if steady else again.folders)
+                break  # and all else stays as the look before saw it
+            calm = not staging.add(again.changed) and not other
             seen = again
-            if not staging.add(again.changed):
+            # Between two looks something may have come and gone. While nothing is copied nothing can name it.
+            if calm and steady:
                 break
         self._forget(seen.survey, how.forget)
         self._finish(seen, how, staging, folder)
@@ -132,7 +140,7 @@ class Surveyor:
 
     def _see(self, how: Look, hints: Hints) -> _Seen:
         out = Survey()
-        seen = _Seen(out)
+        seen = _Seen(out, time.time_ns())
         before = {r.name: r for r in self.index.roots()}
         for root in self.roots:
             if hints is not None and root.name not in hints:
@@ -141,6 +149,7 @@ class Surveyor:
                     out.kinds[root.name] = before[root.name].kind
                 continue
             scan = self._scan(root, None if hints is None else hints[root.name])
+            seen.note(scan)
             self._take(out, root, scan, before.get(root.name), how)
             seen.changed.extend(scan.changed)
             seen.touched.extend(scan.touched)
@@ -287,6 +296,25 @@ class Surveyor:
                 same[path] = replace(row, entry=replace(row.entry, flag="unreadable"), settled=False)
         if same:
             self.index.touch(same.values())
+        self._flag_folders(out, staging.torn)
+
+    def _flag_folders(self, out: Survey, torn: set[str]) -> None:
+        """Flag each folder of ``torn``, or the nearest one above it that the snapshot has."""
+        at = {s.entry.path: n for n, s in enumerate(out.staged)}
+        gone = {row.entry.path for row in out.gone}
+        for path in torn:
+            while path:
+                n = at.get(path)
+                row = out.staged[n].row if n is not None else None if path in gone else self.index.get(path)
+                if row is not None and row.entry.kind == "dir":
+                    flagged = Staged(replace(row, entry=replace(row.entry, flag="unsettled"), settled=False), None)
+                    if n is None:
+                        at[path] = len(out.staged)
+                        out.staged.append(flagged)
+                    else:
+                        out.staged[n] = flagged
+                    break
+                path = path.rpartition("/")[0]
 
     def _news(self, staged: Staged) -> bool:
         """A folder whose time alone differs, or a row that is what it was, is no news."""
@@ -330,11 +358,30 @@ def _marked(staged: Staged) -> Staged:
 
 @dataclass(slots=True)
 class _Seen:
-    """One pass over the roots."""
+    """One pass over the roots, ``began`` then (ns); ``names`` and ``folders`` are of all that differs from the index.
+
+    ``folders`` are with the times that tell whether a name came to them or left them.
+    """
 
     survey: Survey
+    began: int
     changed: list[Found] = field(default_factory=list)
     touched: list[Found] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+    folders: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def note(self, scan: Scan) -> None:
+        """Keep what was found, before it is judged."""
+        self.names.update(here.path for here in scan.changed)
+        self.missing.update(scan.missing)
+        dirs = (here for here in (*scan.changed, *scan.touched) if here.kind == "dir")
+        self.folders.update((here.path, (here.stat.mtime_ns, here.stat.ctime_ns)) for here in dirs)
+
+    def folders_as_in(self, before: _Seen) -> bool:
+        """Whether no name can have come and gone since ``before`` saw the folders."""
+        fresh = any(recent(ctime, before.began) for _, ctime in before.folders.values())
+        return not fresh and self.folders == before.folders
 
 
 def _joined(hints: Hints, more: Mapping[str, Iterable[str]]) -> Hints:
