@@ -17,11 +17,14 @@ from sidecar.roots import Root
 from sidecar.snapshot import bundle, shards
 from sidecar.snapshot import manifest as manifests
 from sidecar.snapshot.index import Index
-from sidecar.snapshot.keeping import kept_as
+from sidecar.snapshot.keeping import ids, kept_as, near
 from sidecar.snapshot.manifest import TITLE, Manifest, root_of, snapshot_in
 from sidecar.stores.base import Commit, Corrupt, NotFound, Revision, Store
 
 ALL = 100_000
+
+SHORT = 7
+"""Letters of a revision that stand for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,12 @@ async def _chosen(store: Store, head: Revision, scratch: Path, wanted: str) -> O
         if commit.title.startswith(TITLE) and f"(from {wanted})" in commit.title:
             return None
     found = [c.revision for c in history if snapshot_in(c.title) == wanted or c.revision == wanted]
-    if not found:
-        kept = kept_as(await store.branches(), wanted)
-        found = [kept] if kept is not None else []
+    if not found and len(wanted) >= SHORT:
+        found = [c.revision for c in history if c.revision.startswith(wanted)]
+    branches = {} if found else await store.branches()
+    kept = kept_as(branches, wanted)
+    if kept is not None:
+        found = [kept]
     for revision in found:
         try:
             manifest = await read_manifest(store, revision, scratch)
@@ -84,7 +90,8 @@ async def _chosen(store: Store, head: Revision, scratch: Path, wanted: str) -> O
         if manifest is not None:
             return Origin(head, manifest, revision, chosen=wanted)
     raise RestoreFailed(
-        f"SIDECAR_REVISION={wanted}: {store.url} has no such snapshot. `sidecar snapshots` lists them",
+        f"SIDECAR_REVISION={wanted}: {store.url} has no such snapshot{near(wanted, ids(history, branches))}."
+        " `sidecar snapshots` lists them",
         final=True,
         code=EX_CONFIG,
     )
@@ -104,6 +111,11 @@ async def way_out(store: Store, damage: Damaged, scratch: Path) -> str:
         return "Older snapshots can't be checked just now"
     if newest is None:
         return "None of the last 20 commits holds a whole snapshot either: look at the store by hand"
+    if newest == damage.snapshot:
+        return (
+            f"The store was changed since {newest} was committed, which is whole in its history:"
+            f" set SIDECAR_REVISION={newest} to start from it"
+        )
     return f"The newest snapshot that verifies is {newest}: set SIDECAR_REVISION={newest} to start from it"
 
 

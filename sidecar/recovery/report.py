@@ -27,7 +27,7 @@ def say(recovered: Recovered, roots: list[Root], state: State, record: Record) -
         age = max(0.0, time.time() - manifest.at)
         ended = {True: "ended cleanly", False: "ended uncleanly", None: "no lease before"}[recovered.clean]
         log.info(
-            f"restored {restored.files:,} files, {_size(restored.bytes)} from {manifest.snapshot}"
+            f"restored {_files(restored.files)}, {_size(restored.bytes)} from {manifest.snapshot}"
             f" ({_age(age)} old, {ended}) in {seconds:.1f} s; {restored.fetched:,} of them fetched"
         )
         record.facts.update(
@@ -44,18 +44,22 @@ def say(recovered: Recovered, roots: list[Root], state: State, record: Record) -
             skipped=list(restored.skipped),
         )
     if restored.kept_newer:
-        log.info(f"{restored.kept_newer:,} local files are newer than the snapshot and stay")
+        log.info(f"{_files(restored.kept_newer, 'local ')} newer than the snapshot stay")
     if restored.image_newer:
-        log.info(f"{restored.image_newer:,} defaults are a newer image's: the app never changed them, and they stay")
+        log.info(
+            f"{_files(restored.image_newer)} of the image stay: newer than the snapshot's, which main never changed"
+        )
     if restored.buried:
-        log.info(f"{restored.buried:,} shipped paths were removed again: the app had deleted them")
+        log.info(f"{_files(restored.buried)} of the image removed again: main had deleted what it ships there")
     if restored.conflict_count:
         log.warning(
-            f"{restored.conflict_count:,} local files differed from the snapshot: they lie in {restored.conflicts}"
+            f"{_files(restored.conflict_count, 'local ')} differed from the snapshot: moved to {restored.conflicts}"
         )
     if restored.blocked:
-        state.note("blocked", f"{len(restored.blocked)} entries could not be put in place")
-        log.warning(f"{len(restored.blocked):,} entries were left out: {restored.blocked[0]!r} is in the way")
+        count = len(restored.blocked)
+        what = f"{count:,} {'entry' if count == 1 else 'entries'}"
+        state.note("blocked", f"{what} could not be put in place")
+        log.warning(f"{what} left out: what stands at {restored.blocked[0]!r} is in the way")
     _undeclared(recovered, roots, state)
     if recovered.tenure is None:
         state.note("unleased", "this instance has no lease: nothing that it writes is kept yet")
@@ -98,6 +102,10 @@ def check_roots(roots: list[Root], state: State) -> None:
                 f" restored into it. Add to the Dockerfile, before USER: RUN mkdir -p {root.path} && chown"
                 f" {uid} {root.path}"
             )
+
+
+def _files(count: int, what: str = "") -> str:
+    return f"{count:,} {what}{'file' if count == 1 else 'files'}"
 
 
 def _size(size: float) -> str:

@@ -23,8 +23,7 @@ class Damaged(RestoreFailed):
             f"{path!r} is damaged in snapshot {snapshot}: {why}. Nothing on this disk was changed for it; "
             "the store keeps what it has"
         )
-        self.path = path
-        self.why = why
+        self.path, self.snapshot, self.why = path, snapshot, why
 
 
 def failed(doing: str, path: str, error: OSError) -> RestoreFailed:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 import time
 from calendar import timegm
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
+
+from sidecar.errors import ManifestError
+from sidecar.snapshot.manifest import SnapshotId, snapshot_in
+from sidecar.stores.base import Commit
 
 PAST = "past/"
 """Branches of old snapshots that a prune made, and that a later one lets go of."""
@@ -45,3 +50,23 @@ def kept_as(branches: Mapping[str, str], wanted: str) -> str | None:
         if revision == wanted or (kept is not None and kept[0] == wanted):
             return revision
     return None
+
+
+def ids(history: Iterable[Commit], branches: Iterable[str]) -> list[str]:
+    """The snapshots that a store can give, by id: of its history (newest first), then of its ``branches``."""
+    kept = (found[0] for found in map(of_branch, branches) if found is not None)
+    return [found for found in chain((snapshot_in(c.title) for c in history), kept) if found is not None]
+
+
+def near(wanted: str, known: Iterable[str]) -> str:
+    """`` (near it are 1.2, 1.1)``: which of the ids ``known``, newest first, ``wanted`` may have meant; "" for none."""
+    ids = list(dict.fromkeys(known))
+    try:
+        at = SnapshotId.parse(wanted)
+        nearest = sorted(
+            map(SnapshotId.parse, ids), key=lambda i: (abs(i.epoch - at.epoch), abs(i.sequence - at.sequence))
+        )
+        ids = list(map(str, nearest))
+    except ManifestError:
+        pass
+    return f" (near it are {', '.join(ids[:3])})" if ids else ""

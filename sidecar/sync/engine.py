@@ -36,6 +36,9 @@ from sidecar.sync.watch import Hints, Watcher
 SMALL = 1024 * 1024
 """Bytes that a store takes in a moment: a commit of no more that gets no answer is a commit that hangs."""
 
+SOME = 50
+"""Commits of a history, among which the newest snapshot is: lease commits and edits stand before it."""
+
 EDITS = 4
 """How often one sync is planned anew because somebody edits the store."""
 
@@ -314,7 +317,7 @@ class Engine:
             if survey.confirmed and self.line.snapshot is not None:
                 await self.line.keep(f"kept/{self.line.snapshot}")
             if self._from is not None:
-                await self.line.keep(f"damaged/{(self.line.head or '')[:12]}")
+                await self.line.keep(f"damaged/{await self._left()}")
             number = self.line.next_id()
             again: dict[str, Source] = {}
             if look.reassert:
@@ -436,6 +439,15 @@ class Engine:
             self.line.fork(branch)
             self.everything()
             self.on_fenced()
+
+    async def _left(self) -> str:
+        """What the head that we don't go on from is called: its snapshot's id, which no squash renames."""
+        try:
+            history = await asyncio.wait_for(self.store.history(SOME), 60)
+        except TimeoutError:
+            raise Unavailable(f"{self.store.url} gave no answer in time") from None
+        found = next((n for commit in history if (n := snapshot_in(commit.title)) is not None), None)
+        return found or (self.line.head or "")[:12]
 
     def goes_on_from(self, chosen: str, source: Revision | None) -> None:
         """The disk holds snapshot ``chosen`` of revision ``source``, not the head.

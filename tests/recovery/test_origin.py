@@ -16,8 +16,9 @@ from sidecar.recovery.origin import Origin, find, way_out
 from sidecar.recovery.trouble import Damaged
 from sidecar.snapshot import stage as staging
 from sidecar.snapshot.index import Index
+from sidecar.snapshot.keeping import ids, near
 from sidecar.snapshot.manifest import LEASE, PATH
-from sidecar.stores.base import Unavailable
+from sidecar.stores.base import Commit, Unavailable
 from sidecar.stores.folder import FolderStore
 from sidecar.sync.survey import Look
 from tests.snapshot.disk import FAST
@@ -193,7 +194,9 @@ def test_the_way_out_of_damage_is_the_newest_snapshot_that_is_whole(rig: Rig) ->
     fill(rig, b="2")
     fill(rig, a="newer")
     damage = Damaged("data/a", "1.3", "wrong bytes")
-    assert "SIDECAR_REVISION=1.3" in out(rig, damage), "its bytes are good, as far as can be told"
+    said = out(rig, damage)
+    assert "SIDECAR_REVISION=1.3" in said, "its bytes are good, as far as can be told"
+    assert "changed since 1.3 was committed" in said, "what was damaged is never called the newest that verifies"
     commit(rig, {"data/a": b"wrong"}, (), "sidecar: snapshot 1.4")
     assert "SIDECAR_REVISION=1.3" in out(rig, damage), "the same size isn't the same bytes"
     commit(rig, {}, ("data/b",), "sidecar: snapshot 1.5")
@@ -213,7 +216,7 @@ def test_where_nothing_is_whole_it_says_so(rig: Rig) -> None:
 def test_a_snapshot_can_be_chosen_by_its_number_or_its_revision(rig: Rig) -> None:
     first = fill(rig, a="1")
     head = fill(rig, a="2")
-    for wanted in ("1.1", first):
+    for wanted in ("1.1", first, first[:12]):
         found = origin(rig, revision=wanted)
         assert (found.head, found.source, found.chosen) == (head, first, wanted)
         assert found.manifest is not None
@@ -241,6 +244,17 @@ def test_one_that_is_not_there_is_a_setting_to_correct(rig: Rig, wanted: str) ->
     failure = refused(rig, revision=wanted)
     assert (failure.final, failure.exit_code) == (True, EX_CONFIG)
     assert "sidecar snapshots" in failure.message
+    assert "(near it are 1.1)" in failure.message
+
+
+def test_near_an_id_are_those_of_its_epoch_and_near_nothing_the_newest() -> None:
+    history = [Commit(f"r{n}", f"sidecar: snapshot {n}", None) for n in ("3.2", "3.1", "2.9", "2.8", "1.7")]
+    known = ids([Commit("r0", "sidecar: lease 4 released", None), *history], ["main", "past/1.6_20260101T000000Z"])
+    assert near("2.7", known) == " (near it are 2.8, 2.9, 1.7)"
+    assert near("9.9", known) == " (near it are 3.2, 3.1, 2.9)"
+    assert near("nonsense", known) == " (near it are 3.2, 3.1, 2.9)"
+    assert near("1.5", known) == " (near it are 1.6, 1.7, 2.8)"
+    assert near("1.1", []) == ""
 
 
 def test_a_chosen_one_that_is_damaged_says_so(rig: Rig) -> None:
