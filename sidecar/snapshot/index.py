@@ -67,6 +67,7 @@ class Index:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.RLock()
+        self._empty: bool | None = None  # nobody has looked since the last change
         try:
             self._db = self._open()
         except sqlite3.DatabaseError as error:
@@ -147,6 +148,7 @@ class Index:
                 self._brought(brought)
 
     def _transaction(self) -> _Transaction:
+        self._empty = None
         return _Transaction(self._db)
 
     def replace(self, known: Known, manifest: Manifest, stats: Mapping[str, Stat]) -> None:
@@ -408,8 +410,16 @@ class Index:
     def _tally(self) -> Tally:
         return Tally.load(self._meta("tally"))
 
+    def _is_empty(self) -> bool:
+        """Whether there is no row at all: then the first look at a large tree needn't ask for each of its files."""
+        if self._empty is None:
+            self._empty = self._db.execute("SELECT 1 FROM entries LIMIT 1").fetchone() is None
+        return self._empty
+
     def get(self, path: str) -> Row | None:
         with self._lock:
+            if self._is_empty():
+                return None
             found = self._db.execute(f"SELECT {_COLUMNS} FROM entries WHERE path=?", (os.fsencode(path),)).fetchone()
         return _unpack(found) if found else None
 
@@ -447,6 +457,8 @@ class Index:
         """``path``'s own row and all below it, in path order."""
         raw = os.fsencode(path)
         with self._lock:
+            if self._is_empty():
+                return []
             rows = self._db.execute(
                 f"SELECT {_COLUMNS} FROM entries WHERE path=? OR (path>? AND path<?) ORDER BY path",
                 (raw, raw + b"/", raw + b"0"),

@@ -21,10 +21,13 @@ from sidecar.snapshot.captures import Capture, Captures
 from sidecar.snapshot.found import SQLITE_MAGIC, Found, database_stat
 from sidecar.snapshot.index import Index, Row, Stat, clamp
 from sidecar.snapshot.manifest import Entry, Flag
+from sidecar.snapshot.spool import Slice, Spool
 
 TRIES = 3
 SETTLE_NS = 2_000_000_000
-IN_MEMORY = 64 * 1024
+SMALL = 64 * 1024
+"""A file of no more bytes is read at once, and held in memory or among others in one file."""
+
 IN_MEMORY_TOTAL = 16 * 1024 * 1024
 PIECE = 1 << 20
 ZEROS = bytes(PIECE)
@@ -41,7 +44,7 @@ class Staged:
     """An entry with its bytes: in memory, in a file of the staging folder, or none (folders, links, old bytes)."""
 
     row: Row
-    source: bytes | Path | None
+    source: bytes | Path | Slice | None
 
     @property
     def entry(self) -> Entry:
@@ -77,6 +80,7 @@ def stage(found: Iterable[Found], index: Index, folder: Path, *, force: bool = F
         for item in found:
             _one(out, item, index, box, force)
     finally:
+        box.spool.close()
         box.captures.save()
     return out
 
@@ -93,14 +97,20 @@ class _Box:
 
     def __init__(self, folder: Path, captures: Captures, paced: bool) -> None:
         self.folder, self.count, self.memory = folder, 0, 0
+        self.spool = Spool(folder / "small")
         self.captures, self.paced = captures, paced
 
     def new(self) -> Path:
         self.count += 1
         return self.folder / str(self.count)
 
-    def room_in_memory(self, size: int) -> bool:
-        return size <= IN_MEMORY and self.memory + size <= IN_MEMORY_TOTAL
+    def keep(self, data: bytes) -> bytes | Slice:
+        """Hold a small file's bytes. Raises _TooLarge, OSError."""
+        if self.memory + len(data) <= IN_MEMORY_TOTAL:
+            self.memory += len(data)
+            return data
+        self.require(len(data))
+        return self.spool.add(data)
 
     def require(self, needed: int) -> None:
         """Raise _TooLarge where a copy of so many bytes would leave the app too little of the disk."""
@@ -109,11 +119,11 @@ class _Box:
         if needed > free - min(RESERVE, total // 10):
             raise _TooLarge(needed, free)
 
-    def drop(self, source: bytes | Path | None) -> None:
+    def drop(self, source: bytes | Path | Slice | None) -> None:
         """Let go of a copy that isn't needed after all."""
         if isinstance(source, Path):
             source.unlink(missing_ok=True)
-        elif source is not None:
+        elif isinstance(source, bytes):
             self.memory -= len(source)
 
 
@@ -121,7 +131,7 @@ class _Box:
 class _Copy:
     """``before`` is the opened file's stat; ``after`` is what its *path* led to when it had been read."""
 
-    source: bytes | Path
+    source: bytes | Path | Slice
     size: int
     sha256: str
     before: Stat
@@ -216,12 +226,11 @@ def _copy(path: str, box: _Box) -> _Copy:
         if not st.S_ISREG(status.st_mode):
             raise FileNotFoundError(errno.ENOENT, "it is no file any more", path)
         before = Stat.of(status)
-        if box.room_in_memory(before.size):
-            data = file.read(IN_MEMORY + 1)
-            if len(data) <= IN_MEMORY:
+        if before.size <= SMALL:
+            data = file.read(SMALL + 1)
+            if len(data) <= SMALL:
                 after = os.lstat(path)
-                box.memory += len(data)
-                return _Copy(data, len(data), hashlib.sha256(data).hexdigest(), before, after)
+                return _Copy(box.keep(data), len(data), hashlib.sha256(data).hexdigest(), before, after)
         box.require(min(status.st_size, status.st_blocks * 512))
         target = box.new()
         size, digest = _spool(file.fileno(), target)

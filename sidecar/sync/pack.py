@@ -12,6 +12,7 @@ from sidecar.snapshot import bundle, manifest
 from sidecar.snapshot.bundle import Built
 from sidecar.snapshot.index import Index, Row
 from sidecar.snapshot.manifest import Entry, Manifest, SnapshotId
+from sidecar.snapshot.spool import Slice
 from sidecar.snapshot.stage import Staged
 from sidecar.snapshot.tally import Bundle
 from sidecar.stores.base import Source
@@ -153,4 +154,4 @@ def _let_go(members: list[Staged]) -> Iterator[tuple[Entry, Source]]:
 
 def _source(staged: Staged) -> Source:
     assert staged.source is not None
-    return staged.source
+    return staged.source.read() if isinstance(staged.source, Slice) else staged.source

@@ -104,6 +104,20 @@ def test_a_person_opens_it_with_zstd_and_tar(tmp_path: Path) -> None:
     assert (found.st_mode & 0o7777, found.st_mtime_ns) == (0o640, 1_700_000_000_000_000_000)
 
 
+@given(
+    st.one_of(names, st.integers(80, 120).map(lambda n: "x" * n)),
+    st.one_of(st.integers(0, 1 << 34), st.integers((1 << 33) - 2, (1 << 33) + 2)),
+    st.integers(0, 0o7777),
+    st.one_of(st.integers(0, 1 << 32), st.integers((1 << 21) - 2, (1 << 21) + 2)),
+    st.one_of(st.integers(-(1 << 63), 1 << 63), st.integers((1 << 33) - 2, (1 << 33) + 2).map(lambda s: s * 10**9)),
+)
+def test_a_header_is_what_tarfile_makes(path: str, size: int, mode: int, owner: int, mtime_ns: int) -> None:
+    info = tarfile.TarInfo(path)
+    info.size, info.mode, info.uid, info.gid, info.mtime = size, mode, owner, 7, mtime_ns // 10**9
+    made = bundle.header_of(Entry(path, "file", mode, owner, 7, mtime_ns, size, "ab" * 32))
+    assert made == info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
 def test_nothing_in_it_is_a_bundle_too(tmp_path: Path) -> None:
     built, packed = pack({}, tmp_path)
     assert built.entries == ()

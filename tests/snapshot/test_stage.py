@@ -21,6 +21,7 @@ from sidecar.snapshot import stage as staging
 from sidecar.snapshot.found import Found
 from sidecar.snapshot.index import Row
 from sidecar.snapshot.manifest import Frame, SnapshotId
+from sidecar.snapshot.spool import Slice
 from sidecar.snapshot.stage import Stage, Staged, stage
 from tests.snapshot.alone import run_alone
 from tests.snapshot.disk import FAST, Disk
@@ -64,7 +65,9 @@ def only(result: Stage) -> Staged:
 
 def data(one: Staged) -> bytes:
     assert one.source is not None
-    return one.source.read_bytes() if isinstance(one.source, Path) else one.source
+    if isinstance(one.source, bytes):
+        return one.source
+    return one.source.read_bytes() if isinstance(one.source, Path) else one.source.read()
 
 
 def honest(one: Staged) -> bytes:
@@ -95,7 +98,7 @@ def meanwhile(work: Callable[[], None]) -> Iterator[None]:
 # What is staged
 
 
-@pytest.mark.parametrize("size", [0, 1, staging.IN_MEMORY, staging.IN_MEMORY + 1, 3 * staging.PIECE + 7])
+@pytest.mark.parametrize("size", [0, 1, staging.SMALL, staging.SMALL + 1, 3 * staging.PIECE + 7])
 def test_a_file_is_staged_with_its_bytes_and_what_its_entry_says(disk: Disk, size: int) -> None:
     at = disk.root / "a"
     at.write_bytes(os.urandom(size))
@@ -103,7 +106,7 @@ def test_a_file_is_staged_with_its_bytes_and_what_its_entry_says(disk: Disk, siz
     os.utime(at, ns=(1, 1_600_000_000_123_456_789))
     one = only(staged(disk))
     assert honest(one) == at.read_bytes()
-    assert isinstance(one.source, bytes) == (size <= staging.IN_MEMORY)
+    assert isinstance(one.source, bytes) == (size <= staging.SMALL)
     e = one.entry
     assert (e.path, e.kind, e.mode, e.uid, e.gid, e.flag) == ("data/a", "file", 0o4751, os.getuid(), os.getgid(), "")
     assert e.mtime_ns == 1_600_000_000_123_456_789
@@ -116,6 +119,7 @@ def test_small_files_in_memory_have_a_bound_together(disk: Disk, monkeypatch: py
     result = staged(disk)
     assert sum(len(s.source) for s in result.staged if isinstance(s.source, bytes)) == 20
     assert [honest(s) for s in result.staged] == [b"0123456789"] * 5
+    assert len({s.source.path for s in result.staged if isinstance(s.source, Slice)}) == 1, "the others share a file"
 
 
 def test_links_and_folders_have_no_bytes(disk: Disk) -> None:
