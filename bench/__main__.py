@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from bench.figure import Figure
 
-ALL = ("start", "durable", "idle", "health")
+ALL = ("start", "durable", "idle", "health", "sync")
 
 
 def main() -> int:

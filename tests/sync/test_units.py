@@ -17,6 +17,7 @@ import pytest
 from sidecar.roots import Root
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import SnapshotId
+from sidecar.snapshot.spool import Slice
 from sidecar.snapshot.stage import Staged
 from sidecar.sync.survey import Look, Surveyor
 from tests.snapshot.disk import FAST
@@ -78,7 +79,13 @@ def apply(copy: Path, staged: Iterable[Staged], gone: Iterable[str]) -> None:
             at.mkdir(parents=True, exist_ok=True)
         elif source is not None:
             at.parent.mkdir(parents=True, exist_ok=True)
-            at.write_bytes(source if isinstance(source, bytes) else source.read_bytes())
+            at.write_bytes(held(source))
+
+
+def held(source: bytes | Path | Slice) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    return source.read() if isinstance(source, Slice) else source.read_bytes()
 
 
 @pytest.mark.parametrize("how", [(), ("0.01", "0.3")], ids=["without a pause", "in bursts"])
