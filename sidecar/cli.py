@@ -79,7 +79,11 @@ def _diff(parser: argparse.ArgumentParser) -> None:
 
 def _verify(parser: argparse.ArgumentParser) -> None:
     _revision(parser)
-    parser.add_argument("--full", action="store_true", help="and every earlier snapshot that the store still has")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="and every earlier snapshot that the store still has, every bundle whole, and what it holds beside them",
+    )
     _json(parser)
 
 
@@ -127,14 +131,23 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("snapshots", "[--limit N]", "list the snapshots, newest first", "look:snapshots", _snapshots),
         Command("ls", "[REV] [PATH]", "list what a snapshot holds", "look:ls", _ls),
         Command("cat", "PATH [--revision R]", "write a file of a snapshot to stdout", "look:cat", _cat),
-        Command("diff", "REV [REV]", "what changed between two snapshots", "look:diff", _diff),
+        Command(
+            "diff",
+            "REV [REV]",
+            "what changed between two snapshots",
+            "look:diff",
+            _diff,
+            "With one REV: from it to the head. What differs on this disk is told by `sidecar restore --dry-run`.",
+        ),
         Command(
             "verify",
             "[--revision R] [--full]",
             "read a snapshot back and compare all checksums",
             "verify:verify",
             _verify,
-            "A restore drill that touches no root. Exits with 1 where something is damaged, and names it on stdout.",
+            "A restore drill that touches no root. Exits with 1 where something is damaged: names it on stdout, and on"
+            " stderr the newest snapshot that verifies. What it reads lies in the state dir for a moment, a part at a"
+            " time.",
         ),
     ),
     "Bring it back": (
@@ -145,7 +158,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "bring:restore",
             _restore,
             "Into the roots it needs main and the agent stopped (else it exits with 75); files here that differ go to "
-            "conflicts/ in the state dir. With --to it works at any time.",
+            "conflicts/ in the state dir, what the snapshot doesn't name stays. With --to it works at any time. Without "
+            "--path and --revision it does what a start does: on a new disk a newer image's defaults stay, and what main "
+            "deleted of an image goes.",
         ),
     ),
     "Ask the running agent": (

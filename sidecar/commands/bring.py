@@ -12,26 +12,15 @@ from typing import Any
 from sidecar import log
 from sidecar.commands import words
 from sidecar.commands.bar import Bar
-from sidecar.commands.reading import Found, Reader, index_copy, nothing_at, reading
+from sidecar.commands.preview import dry_run
+from sidecar.commands.reading import Found, Reader, Unreadable, reading
 from sidecar.errors import EX_FAILED, EX_OK, SidecarError, UsageError
 from sidecar.recovery import image
 from sidecar.recovery.locks import RootLocks
-from sidecar.recovery.plan import check, summary
-from sidecar.recovery.restore import Damaged, Restored, preview, restore_paths, restore_to
-from sidecar.recovery.survey import survey, whole
+from sidecar.recovery.restore import Damaged, Restored, restore_paths, restore_to
 from sidecar.roots import Root, spell
-from sidecar.settings import Settings, ensure_state_dir
-from sidecar.snapshot.exclude import own_paths
+from sidecar.settings import ensure_state_dir
 from sidecar.snapshot.index import Index
-
-CHANGES = {
-    "fetch": "fetch",
-    "replace": "replace",
-    "conflict": "set aside",
-    "chmod": "mode/time",
-    "blocked": "in the way",
-}
-"""What a dry run calls each action; ``keep`` is only counted."""
 
 
 def restore(args: Namespace) -> int:
@@ -44,7 +33,10 @@ def restore(args: Namespace) -> int:
 
 async def _restore(reader: Reader, args: Namespace) -> int:
     if args.dry_run:
-        return await _dry_run(reader, args)
+        found, only = await _wanted(reader, args)
+        if args.to is None:
+            _say_undeclared(found, reader.settings.roots)
+        return await dry_run(reader, args, found, only, starts=only is None and await _is_newest(reader, args, found))
     try:
         if args.to is None:
             return await _into_roots(reader, args)
@@ -73,18 +65,25 @@ async def _wanted(reader: Reader, args: Namespace) -> tuple[Found, str | None]:
     return found, None if args.path is None else reader.path(args.path, found.manifest) or None
 
 
+async def _is_newest(reader: Reader, args: Namespace, found: Found) -> bool:
+    try:
+        return args.revision in (None, "head") or found.id == (await reader.find()).id
+    except Unreadable:
+        return False  # a damaged head is what --revision is for
+
+
 async def _into_roots(reader: Reader, args: Namespace) -> int:
     settings = reader.settings
     state_dir = Path(ensure_state_dir(settings.state_dir))
     locks = await asyncio.to_thread(RootLocks.acquire, settings.roots, state_dir)
     try:
         found, only = await _wanted(reader, args)
-        newest = args.revision in (None, "head") or found.id == (await reader.find()).id
+        newest = await _is_newest(reader, args, found)
         index = await asyncio.to_thread(Index, state_dir / "index.db")
         try:
             # Also where only a part comes back: whatever the next start finds would count as the image's else.
             await asyncio.to_thread(
-                image.note, index, state_dir, settings.roots, settings.exclude, _own(settings), lambda: None
+                image.note, index, state_dir, settings.roots, settings.exclude, reader.own_paths(), lambda: None
             )
             with Bar("restoring") as bar:
                 done = await restore_paths(
@@ -109,12 +108,8 @@ async def _into_roots(reader: Reader, args: Namespace) -> int:
         locks.release()
     if not newest and (known is None or known.store != settings.store.url):
         log.info(f"the next start goes on from the newest snapshot; SIDECAR_REVISION={found.id} makes it this one")
-    _say_undeclared(found, done, settings.roots)
+    _say_undeclared(found, settings.roots)
     return _say(found, done, "", args.json)
-
-
-def _own(settings: Settings) -> tuple[str, ...]:
-    return own_paths(settings.state_dir, os.environ, settings.store.path if settings.store.kind == "folder" else None)
 
 
 def _say(found: Found, done: Restored, where: str, as_json: bool) -> int:
@@ -122,6 +117,12 @@ def _say(found: Found, done: Restored, where: str, as_json: bool) -> int:
         f"restored {words.files(done.files)}, {words.size(done.bytes)} from {found.id}{where}; "
         f"{done.fetched:,} of them fetched"
     )
+    if done.image_newer:
+        log.info(
+            f"{words.files(done.image_newer)} of the image stay: newer than the snapshot's, which main never changed"
+        )
+    if done.buried:
+        log.info(f"{words.files(done.buried)} of the image removed again: main had deleted what it ships there")
     if done.conflict_count:
         log.warning(
             f"{words.files(done.conflict_count)} that differed from the snapshot: moved to {str(done.conflicts)!r}"
@@ -146,65 +147,20 @@ def _document(found: Found, done: Restored) -> dict[str, Any]:
         "fetched_bytes": done.fetched_bytes,
         "conflicts": None if done.conflicts is None else words.name(str(done.conflicts)),
         "conflict_count": done.conflict_count,
+        "image_newer": done.image_newer,
+        "buried": done.buried,
         "skipped": list(done.skipped),
         "blocked": [words.named(path) for path in done.blocked],
     }
 
 
-def _say_undeclared(found: Found, done: Restored, roots: Sequence[Root]) -> None:
-    records = {r.name: r for r in found.manifest.roots}
-    for name in done.skipped:
-        if records[name].kind == "absent":
+def _say_undeclared(found: Found, roots: Sequence[Root]) -> None:
+    declared = {root.name for root in roots}
+    for record in found.manifest.roots:
+        if record.kind == "absent" or record.name in declared:
             continue
-        line = spell(Root(name, records[name].path or f"/{name}"))
+        line = spell(Root(record.name, record.path or f"/{record.name}"))
         log.warning(
-            f"root {words.name(name)!r} is in the snapshot and was not restored: SIDECAR_PATHS doesn't name it. "
+            f"root {words.name(record.name)!r} is in the snapshot and was not restored: SIDECAR_PATHS doesn't name it. "
             f"Add {words.name(line)}, or use --to DIR"
         )
-
-
-# --- dry run -----------------------------------------------------------------------------------------------------
-
-
-async def _dry_run(reader: Reader, args: Namespace) -> int:
-    found, only = await _wanted(reader, args)
-    if args.to is None:
-        steps = await asyncio.to_thread(_preview, reader, found, only)
-    else:
-        steps = await asyncio.to_thread(_preview_to, found, Path(args.to), only, args.force)
-    changes = [(action, path) for action, path in steps if action != "keep"]
-    kept = len(steps) - len(changes)
-    if args.json:
-        items = [{"action": action, **words.named(path)} for action, path in changes]
-        words.document({"snapshot": found.id, "revision": found.revision, "changes": items, "kept": kept})
-    else:
-        words.table([(CHANGES[action], _described(found, path)) for action, path in changes])
-        counts = [f"{n:,} {CHANGES[action]}" for action in CHANGES if (n := sum(a == action for a, _ in changes))]
-        log.info(f"from {found.id}: {', '.join([*counts, f'{kept:,} as they are'])}. Nothing was changed")
-    return EX_OK
-
-
-def _described(found: Found, path: str) -> str:
-    entry = found.manifest.entries.get(path)
-    if entry is None or entry.kind == "dir":
-        return f"{words.name(path)}/"
-    return words.name(path) + (f"  ({words.size(entry.size)})" if entry.kind == "file" else "")
-
-
-def _preview(reader: Reader, found: Found, only: str | None) -> list[tuple[str, str]]:
-    index = index_copy(reader.settings, reader.scratch)
-    try:
-        return preview(found.manifest, reader.settings.roots, index, only)
-    finally:
-        if index is not None:
-            index.close()
-
-
-def _preview_to(found: Found, dest: Path, only: str | None, force: bool) -> list[tuple[str, str]]:
-    if not force and dest.is_dir() and any(dest.iterdir()):
-        raise UsageError(f"{str(dest)!r} is not empty: name another folder, or use --force to replace what is there")
-    check(found.manifest)
-    steps = survey(found.manifest, (whole(dest),), lambda _: None, "overwrite", only=only, tick=lambda: None)
-    if not steps:
-        raise nothing_at(only or "", found)
-    return summary(steps)

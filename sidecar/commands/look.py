@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import stat as st
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 from sidecar import log
 from sidecar.commands import words
 from sidecar.commands.bar import Bar
-from sidecar.commands.reading import ALL, Found, Reader, is_id, nothing_at, reading
+from sidecar.commands.reading import ALL, Found, NoSuch, Reader, is_id, nothing_at, reading
 from sidecar.errors import EX_OK, SidecarError
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.plan import at_or_under
@@ -23,7 +22,6 @@ from sidecar.recovery.staging import Want, fetch
 from sidecar.recovery.trouble import Damaged
 from sidecar.snapshot import codec
 from sidecar.snapshot.manifest import Entry, Manifest, snapshot_in
-from sidecar.stores.base import NotFound
 from sidecar.sync.history import Past, past
 
 _TYPES = {"file": st.S_IFREG, "dir": st.S_IFDIR, "symlink": st.S_IFLNK}
@@ -104,8 +102,8 @@ async def _ls(reader: Reader, args: Namespace) -> int:
     if top is not None and not paths:
         raise nothing_at(top, found)
     if args.json:
-        items = _documents(found.manifest)
-        words.document({"snapshot": found.id, "revision": found.revision, "entries": [items[p] for p in paths]})
+        items = [codec.document(found.manifest.entries[p]) for p in paths]
+        words.document({"snapshot": found.id, "revision": found.revision, "entries": items})
     else:
         _long(found.manifest.entries[p] for p in paths)
         log.info(f"{found.id}: {words.files(_files(found, paths))}, {words.size(_bytes(found, paths))}")
@@ -125,7 +123,7 @@ async def _which(reader: Reader, names: Sequence[str]) -> tuple[Found, str | Non
         return head, path or None
     try:
         return await reader.find(names[0]), None
-    except NotFound:
+    except NoSuch:
         raise SidecarError(
             f"{words.name(names[0])!r} is no path in snapshot {head.id} and no snapshot; "
             "`sidecar ls` shows all paths, `sidecar snapshots` all snapshots"
@@ -143,9 +141,9 @@ def _long(entries: Any) -> None:
     words.table(rows)
 
 
-def _documents(manifest: Manifest) -> dict[str, Any]:
-    """Each entry as the manifest's JSON has it, by its path."""
-    return dict(zip(sorted(manifest.entries), json.loads(codec.encode(manifest))["entries"], strict=True))
+def _document(entry: Entry | None) -> dict[str, Any] | None:
+    """An entry as the manifest's JSON has it."""
+    return None if entry is None else codec.document(entry)
 
 
 def _files(found: Found, paths: Sequence[str]) -> int:
@@ -202,9 +200,14 @@ async def _diff(reader: Reader, args: Namespace) -> int:
     old, new = await reader.find(args.old), await reader.find(args.new)
     changes = compare(old.manifest, new.manifest)
     if args.json:
-        before, after = _documents(old.manifest), _documents(new.manifest)
+        before, after = old.manifest.entries, new.manifest.entries
         items = [
-            {"change": change, **words.named(path), "before": before.get(path), "after": after.get(path)}
+            {
+                "change": change,
+                **words.named(path),
+                "before": _document(before.get(path)),
+                "after": _document(after.get(path)),
+            }
             for path, change in changes
         ]
         ends = {end: {"snapshot": f.id, "revision": f.revision} for end, f in (("from", old), ("to", new))}

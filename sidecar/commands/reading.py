@@ -22,8 +22,9 @@ from sidecar.errors import ManifestError, SidecarError, UsageError
 from sidecar.recovery.restore import entry_path, read_manifest
 from sidecar.roots import Root
 from sidecar.settings import Settings, load
+from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
-from sidecar.snapshot.keeping import kept_as
+from sidecar.snapshot.keeping import ids, kept_as, near
 from sidecar.snapshot.manifest import Manifest, SnapshotId, snapshot_in
 from sidecar.stores.base import Commit, Corrupt, Denied, NotFound, Revision, Store
 from sidecar.stores.opening import open_store
@@ -35,6 +36,21 @@ SOME, ALL = 200, 100_000
 
 SHORTEST = 4
 """Letters of a revision that are taken for its beginning."""
+
+
+class NoSuch(SidecarError):
+    """The store has no such snapshot: a mistake of whoever names it, which no other time or token mends."""
+
+
+class Unreadable(SidecarError):
+    """A snapshot whose manifest can't be believed; ``damage`` is false where only this version can't read it."""
+
+    def __init__(self, revision: Revision, error: ManifestError | Corrupt) -> None:
+        super().__init__(
+            f"the snapshot at revision {revision[:12]} can't be read: {error.message.rstrip('.')}. "
+            "`sidecar snapshots` lists others; --revision takes one"
+        )
+        self.damage = error.damage if isinstance(error, ManifestError) else True
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +76,21 @@ class Reader:
     async def find(self, wanted: str | None = None) -> Found:
         """The snapshot ``wanted``: an id such as 7.113, a revision or its beginning, or ``head`` (as None is).
 
-        Raises NotFound, UsageError for a beginning that fits several, SidecarError for a damaged one.
+        Raises NoSuch where it isn't there, NotFound where nothing is, UsageError for a beginning that fits several,
+        Unreadable for a damaged one.
         """
-        revision = await self.revision(wanted or "head")
+        return await self.at(await self.revision(wanted or "head"))
+
+    async def at(self, revision: Revision) -> Found:
+        """The snapshot at ``revision``. Raises as ``find`` does."""
         try:
             manifest = await read_manifest(self.store, revision, self.scratch)
         except (ManifestError, Corrupt) as error:
-            raise SidecarError(
-                f"the snapshot at revision {revision[:12]} can't be read: {error.message.rstrip('.')}. "
-                "`sidecar snapshots` lists others; --revision takes one"
-            ) from error
+            raise Unreadable(revision, error) from error
+        except NotFound as error:
+            raise NoSuch(error.message) from error
         if manifest is None:
-            raise NotFound(f"{self.store.url} has no snapshot at revision {revision[:12]}{self.hint}")
+            raise NoSuch(f"{self.store.url} has no snapshot at revision {revision[:12]}{self.hint}")
         return Found(revision, manifest)
 
     async def revision(self, wanted: str) -> Revision:
@@ -84,19 +103,29 @@ class Reader:
         found = choose(wanted, history)
         # What is further back counts only where the newest don't settle it.
         if len(history) == SOME and (found is None or (not is_id(wanted) and len(wanted) < 7)):
-            found = choose(wanted, await self.store.history(ALL))
+            history = await self.store.history(ALL)
+            found = choose(wanted, history)
         if found is not None:
             return found
-        kept = kept_as(await self.store.branches(), wanted)
+        branches = await self.store.branches()
+        kept = kept_as(branches, wanted)
         if kept is not None:
             return kept
         if len(wanted) >= 40 and all(c in "0123456789abcdef" for c in wanted):
             return wanted  # of another branch, perhaps: the store will tell
-        raise NotFound(f"{self.store.url} has no snapshot {wanted!r}; `sidecar snapshots` lists those that it has")
+        raise NoSuch(
+            f"{self.store.url} has no snapshot {words.name(wanted)!r}{near(wanted, ids(history, branches))}; "
+            "`sidecar snapshots` lists those that it has"
+        )
 
     @property
     def hint(self) -> str:
         return "" if self.settings.store.persistent else " (SIDECAR_STORE is not set: set it to where they are kept)"
+
+    def own_paths(self) -> tuple[str, ...]:
+        """Where our own files are, which no snapshot holds."""
+        folder = self.settings.store.path if self.settings.store.kind == "folder" else None
+        return own_paths(self.settings.state_dir, os.environ, folder)
 
     def path(self, text: str, manifest: Manifest) -> str:
         """What a person's path, local and absolute or a snapshot's own, is called in ``manifest``."""
@@ -152,10 +181,10 @@ def reading(work: Callable[[Reader], Awaitable[T]], *, need_paths: bool = False)
     return asyncio.run(run())
 
 
-def index_copy(settings: Settings, scratch: Path) -> Index | None:
+def index_copy(settings: Settings, scratch: Path, *, known: bool = True) -> Index | None:
     """What this disk was last known to hold, as a copy: the original may be a running agent's. Blocks.
 
-    None where there is none, where it can't be read, or where it is of another store.
+    None where there is none, where it can't be read, or, with ``known``, where it isn't of this store.
     """
     path = Path(settings.state_dir) / "index.db"
     if not path.exists():
@@ -169,11 +198,11 @@ def index_copy(settings: Settings, scratch: Path) -> Index | None:
         ):
             source.backup(target)
         index = Index(copy)
-        known = index.known()
+        found = index.known()
     except sqlite3.Error as error:
         log.warning(f"the local index {str(path)!r} can't be read ({error}): what changed here can't be told from it")
         return None
-    if known is None or known.store != settings.store.url:
+    if known and (found is None or found.store != settings.store.url):
         index.close()
         return None
     return index

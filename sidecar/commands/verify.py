@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from sidecar import log
 from sidecar.commands import words
 from sidecar.commands.bar import Bar
-from sidecar.commands.reading import ALL, Found, Reader, reading
-from sidecar.errors import EX_FAILED, EX_OK, SidecarError
+from sidecar.commands.drill import Drill, Report, scratch
+from sidecar.commands.reading import ALL, Reader, Unreadable, is_id, reading
+from sidecar.errors import EX_FAILED, EX_OK, ManifestError
 from sidecar.recovery.meter import Meter
-from sidecar.recovery.plan import check
-from sidecar.recovery.staging import Want, fetch
-from sidecar.recovery.trouble import Damaged
-from sidecar.snapshot import bundle
-from sidecar.snapshot.manifest import BUNDLES, PATH, Entry, Frame, snapshot_in
-from sidecar.stores.base import Revision, StoreError
-
-GROUP_FILES, GROUP_BYTES = 200, 256 * 1024 * 1024
-"""So much is on the disk at a time (a single file or bundle may be larger)."""
-
-
-Key = tuple[str, Frame | str]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What reading one snapshot back came to; ``damaged`` says why, by path."""
-
-    snapshot: str
-    revision: Revision
-    files: int
-    bytes: int
-    damaged: dict[str, str]
+from sidecar.snapshot.manifest import PATH, SnapshotId, snapshot_in
+from sidecar.stores.base import Revision
+from sidecar.sync.history import past
 
 
 def verify(args: Namespace) -> int:
@@ -44,127 +24,57 @@ def verify(args: Namespace) -> int:
 
 
 async def _verify(reader: Reader, args: Namespace) -> int:
-    seen: set[Key] = set()
-    with Bar("verifying") as bar:
-        meter = Meter(bar.progress, bar.alive)
-        found = await reader.find(args.revision)
-        reports = [await _check(reader, found, seen, meter)]
-        for snapshot, revision in await _older(reader, found) if args.full else []:
-            reports.append(await _check_older(reader, snapshot, revision, seen, meter))
-    damaged = any(report.damaged for report in reports)
+    revision = await reader.revision(args.revision or "head")
+    reports: list[Report] = []
+    with Bar("verifying") as bar, scratch(Path(reader.settings.state_dir)) as folder:
+        drill = Drill(reader.store, folder, Meter(bar.progress, bar.alive), whole=args.full)
+        reports.append(await _one(reader, drill, revision))
+        # Whoever has a damaged snapshot needs to know which one to start from.
+        if args.full or reports[0].damaged:
+            async for older in _older(reader, reports[0]):
+                report = await _one(reader, drill, older)
+                if report.snapshot == reports[0].snapshot and report.damaged:
+                    continue  # the same once more: its commit, below a later one of the lease
+                reports.append(report)
+                if not args.full and not report.damaged:
+                    break
+    good = next((r.snapshot for r in reports if not r.damaged), None)
+    damaged = [r for r in reports if r.damaged]
     if args.json:
-        words.document({"ok": not damaged, "snapshots": [_document(r) for r in reports]})
+        words.document({"ok": not damaged, "newest_good": good, "snapshots": [_document(r) for r in reports]})
     for report in reports:
         _say(report, args.json)
     if damaged:
-        log.error(
-            "the store does not give back what was committed. What is on this disk was not touched. "
-            "`sidecar verify --revision ID` tells of an earlier snapshot, SIDECAR_REVISION=ID starts from one"
-        )
+        _say_what_to_do(damaged, good)
     return EX_FAILED if damaged else EX_OK
 
 
-async def _older(reader: Reader, found: Found) -> list[tuple[str, Revision]]:
-    """Every snapshot before ``found`` that the history still has, as (id, revision)."""
+async def _one(reader: Reader, drill: Drill, revision: Revision) -> Report:
+    """One snapshot; a manifest that can't be believed is damage of it, and doesn't end the drill."""
+    try:
+        found = await reader.at(revision)
+        return await drill.read(found.revision, found.manifest)
+    except (Unreadable, ManifestError) as error:
+        if not error.damage:
+            raise
+        return Report(await _called(reader, revision), revision, 0, 0, {PATH: error.message})
+
+
+async def _called(reader: Reader, revision: Revision) -> str:
+    """What the snapshot at ``revision`` is called where it can't say so itself."""
     history = await reader.store.history(ALL)
-    place = next((n for n, c in enumerate(history) if c.revision == found.revision), 0)
-    out: dict[str, Revision] = {}
-    for commit in history[place + 1 :]:
-        snapshot = snapshot_in(commit.title)
-        if snapshot is not None and snapshot != found.id:
-            out.setdefault(snapshot, commit.revision)
-    return list(out.items())
+    place = next((n for n, c in enumerate(history) if c.revision == revision), len(history))
+    return next((found for c in history[place:] if (found := snapshot_in(c.title)) is not None), revision[:12])
 
 
-async def _check_older(reader: Reader, snapshot: str, revision: Revision, seen: set[Key], meter: Meter) -> Report:
-    try:
-        found = await reader.find(revision)
-    except StoreError:
-        raise
-    except SidecarError as error:
-        return Report(snapshot, revision, 0, 0, {PATH: error.message})
-    return await _check(reader, found, seen, meter)
-
-
-async def _check(reader: Reader, found: Found, seen: set[Key], meter: Meter) -> Report:
-    """Read all of one snapshot that was not read before, and look that the rest is there."""
-    check(found.manifest)
-    files = [e for e in found.manifest.entries.values() if e.kind == "file"]
-    new = [e for e in files if _key(e) not in seen]
-    damaged = await _missing(reader, found, [e for e in files if _key(e) in seen])
-    meter.expect(len(new), sum(e.size for e in new))
-    for group in groups(new):
-        damaged.update(await _read(reader, found, group, meter))
-    seen.update(_key(e) for e in new if e.path not in damaged)
-    return Report(found.id, found.revision, len(files), sum(e.size for e in files), damaged)
-
-
-def _key(entry: Entry) -> Key:
-    """Equal for what a store reads from the same place."""
-    return entry.sha256, entry.frame or entry.path
-
-
-async def _missing(reader: Reader, found: Found, known: list[Entry]) -> dict[str, str]:
-    """Which of ``known``, read already from another snapshot, this one can't reach."""
-    if not known:
-        return {}
-    there = await reader.store.listing(found.revision)
-    out = {}
-    for entry in known:
-        frame = entry.frame
-        path = bundle.store_path(frame.bundle) if frame else entry.path
-        if there.get(path) != (found.manifest.bundles[frame.bundle] if frame else entry.size):
-            out[entry.path] = f"{path!r} is not there in its size"
-    return out
-
-
-async def _read(reader: Reader, found: Found, group: list[Entry], meter: Meter) -> dict[str, str]:
-    """Fetch ``group`` and throw it away again; why each file of it that is damaged is so."""
-    damaged: dict[str, str] = {}
-    while group:
-        try:
-            await _fetch(reader, found, group, meter)
-            break
-        except Damaged as error:
-            if group[0].frame is not None and error.path.startswith(BUNDLES):
-                return {**damaged, **{e.path: error.why for e in group}}
-            damaged[error.path] = error.why
-            group = [e for e in group if e.path != error.path]
-            if group and group[0].frame is None and len(group) > 1:
-                # One damaged file ends a fetch; most of the others are good, and are not read for each anew.
-                half = len(group) // 2
-                for part in (group[:half], group[half:]):
-                    damaged.update(await _read(reader, found, part, meter))
-                break
-    return damaged
-
-
-async def _fetch(reader: Reader, found: Found, group: list[Entry], meter: Meter) -> None:
-    box = reader.scratch / "verify"
-    box.mkdir(mode=0o700)
-    try:
-        await fetch(reader.store, found.revision, found.manifest, [Want(box, e) for e in group], meter)
-    finally:
-        await meter.work(shutil.rmtree, box, True)
-
-
-def groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """``entries`` in portions; what lies in one bundle stays together, or it would be fetched several times."""
-    by_bundle: dict[str, list[Entry]] = {}
-    group: list[Entry] = []
-    weight = 0
-    for entry in entries:
-        if entry.frame is not None:
-            by_bundle.setdefault(entry.frame.bundle, []).append(entry)
-            continue
-        if group and (len(group) >= GROUP_FILES or weight + entry.size > GROUP_BYTES):
-            yield group
-            group, weight = [], 0
-        group.append(entry)
-        weight += entry.size
-    if group:
-        yield group
-    yield from by_bundle.values()
+async def _older(reader: Reader, newest: Report) -> AsyncIterator[Revision]:
+    """Every snapshot before ``newest`` that the store still has, newest first."""
+    history = await reader.store.history(ALL)
+    place = next((n for n, c in enumerate(history) if c.revision == newest.revision), -1)
+    limit = SnapshotId.parse(newest.snapshot) if is_id(newest.snapshot) else None
+    for p in past(history[place + 1 :], await reader.store.branches()):
+        if limit is None or p.number < limit or (p.number == limit and newest.damaged):
+            yield p.revision
 
 
 def _document(report: Report) -> dict[str, Any]:
@@ -174,15 +84,40 @@ def _document(report: Report) -> dict[str, Any]:
         "files": report.files,
         "bytes": report.bytes,
         "damaged": [{**words.named(path), "why": why} for path, why in sorted(report.damaged.items())],
+        "unnamed": [{**words.named(path), "size": size} for path, size in sorted(report.unnamed.items())],
     }
 
 
 def _say(report: Report, quiet: bool) -> None:
     what = f"{words.files(report.files)}, {words.size(report.bytes)}"
+    if report.unnamed:
+        log.info(
+            f"{report.snapshot}: {words.files(len(report.unnamed))}, {words.size(sum(report.unnamed.values()))} in the"
+            " store that the snapshot doesn't name: no restore reads them"
+        )
     if not report.damaged:
         log.info(f"verified {report.snapshot}: {what}, all as they were committed")
+    elif not report.files:
+        log.error(f"{report.snapshot}: its manifest can't be read back as it was committed")
+    else:
+        log.error(f"{report.snapshot}: {len(report.damaged):,} of {what} can't be read back as they were committed")
+    if quiet:
         return
-    log.error(f"{report.snapshot}: {len(report.damaged):,} of {what} can't be read back as they were committed")
-    if not quiet:
-        for path, why in sorted(report.damaged.items()):
-            print(f"damaged  {words.name(path)}  ({words.name(why)})")
+    for path, why in sorted(report.damaged.items()):
+        print(f"damaged  {report.snapshot}  {words.name(path)}  ({words.name(why)})")
+    for path, size in sorted(report.unnamed.items()):
+        print(f"unnamed  {report.snapshot}  {words.name(path)}  ({words.size(size)})")
+
+
+def _say_what_to_do(damaged: list[Report], good: str | None) -> None:
+    message = "the store does not give back what was committed. What is on this disk was not touched. "
+    if good is None:
+        message += "No earlier snapshot that the store has is whole either: look at the store by hand"
+    elif good == damaged[0].snapshot:
+        message += (
+            f"The store was changed since {good} was committed, which is whole in its history:"
+            f" SIDECAR_REVISION={good} starts from it"
+        )
+    else:
+        message += f"The newest snapshot that verifies is {good}: SIDECAR_REVISION={good} starts from it"
+    log.error(message)

@@ -58,9 +58,12 @@ def age(seconds: float) -> str:
     return f"{max(seconds, 0.0):.0f} s"
 
 
-def when(at: float) -> str:
-    """Seconds since the epoch as local time, to the minute."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+def when(at: float, *, seconds: bool = False) -> str:
+    """Seconds since the epoch as local time, to the minute or the second."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M", time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return f"{at:.0f} s"  # beyond what the calendar of this machine has
 
 
 def table(rows: Iterable[Iterable[str]], indent: str = "") -> None:

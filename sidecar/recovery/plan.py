@@ -7,7 +7,7 @@ whatever else differs is moved aside before its place is taken.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -357,9 +357,3 @@ def _seal(step: Step, base: Op, touched: bool, named: bool) -> list[Op]:
             return [replace(base, mode=local.mode, uid=local.uid, gid=local.gid, mtime_ns=local.mtime_ns)]
         return [base]
     return []
-
-
-def summary(steps: Iterable[Step]) -> list[tuple[str, str]]:
-    """(action, path) of each step, for a dry run: fetch, replace, keep, conflict, chmod, image, remove, blocked."""
-    words = {"meta": "chmod", "newer": "keep", "gone": "remove"}
-    return [(words.get(s.action, s.action), s.entry.path) for s in steps if not s.implied or s.changes]

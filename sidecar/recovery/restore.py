@@ -17,7 +17,7 @@ from sidecar.recovery import journal
 from sidecar.recovery.image import described, image_of
 from sidecar.recovery.journal import JournalOutcome, finish_journal
 from sidecar.recovery.meter import Meter
-from sidecar.recovery.plan import Image, Mode, Place, Plan, Step, at_or_under, check, operations, summary
+from sidecar.recovery.plan import Image, Mode, Place, Plan, Step, at_or_under, check, operations
 from sidecar.recovery.prepare import Ready, gather, prepare, settling
 from sidecar.recovery.reading import read_manifest
 from sidecar.recovery.redo import Applied, Journal, apply, clear, seal_tops
@@ -204,19 +204,24 @@ async def restore_to(
     return await _bring(_Job(store, revision, manifest, (place,), "overwrite", only), meter)
 
 
-def preview(manifest: Manifest, roots: Sequence[Root], index: Index | None, only: str | None) -> list[tuple[str, str]]:
-    """What `sidecar restore` would do, as (action, path). Blocks.
-
-    Actions: fetch, replace, keep, conflict (moved aside, then fetched), chmod (mode, owner, mtime), blocked.
-    """
+def preview(
+    manifest: Manifest,
+    roots: Sequence[Root],
+    index: Index | None,
+    only: str | None,
+    *,
+    image: Image | None = None,
+    bury: bool = False,
+) -> list[Step]:
+    """What `sidecar restore` would do: ``image`` and ``bury`` where it would go by them. Blocks."""
     check(manifest)
     where, _ = places(manifest, roots)
     _require(manifest, only, [p.root for p in where])
     known = index is not None and index.known() is not None
     row_of: RowOf = index.get if index is not None and known else lambda _: None
-    steps = survey(manifest, where, row_of, "bring", only=only, tick=lambda: None)
+    steps = survey(manifest, where, row_of, "bring", only=only, image=image, bury=bury, tick=lambda: None)
     forget_digests()
-    return summary(steps)
+    return [step for step in steps if not step.implied or step.changes]
 
 
 def confirm_local(manifest: Manifest, roots: Sequence[Root], index: Index, store_id: str, revision: str) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sidecar.recovery.locks import RootLocks
 from sidecar.snapshot.index import Index
+from sidecar.snapshot.manifest import Manifest
 from tests.cli.conftest import ODD, Kept
-from tests.cli.desk import Desk
+from tests.cli.desk import Answer, Desk
 from tests.recovery.world import fill, picture
 
 
@@ -45,7 +49,7 @@ def test_to_refuses_a_folder_that_is_not_empty_unless_forced(desk: Desk, shelf: 
         assert (refused.code, refused.out) == (2, "")
         assert "not empty" in refused.err
     foreseen = desk("restore", "--to", tmp_path / "out", "--force", "--dry-run")
-    assert any(line.split()[:2] == ["replace", "data/a.txt"] for line in foreseen.lines)
+    assert any(line.startswith("~ data/a.txt  (5 B, ") for line in foreseen.lines)
     assert (tmp_path / "out/data/a.txt").read_text() == "other"
     assert desk("restore", "--to", tmp_path / "out", "--force").code == 0
     assert (tmp_path / "out/data/a.txt").read_text() == "one\ntwo\n"
@@ -76,7 +80,9 @@ def test_into_the_roots_brings_a_lost_disk_back_and_knows_its_base(desk: Desk, w
 def test_what_differs_here_is_set_aside_and_counted(desk: Desk, world: Kept) -> None:
     (world.root / "a.txt").write_text("mine")
     foreseen = desk("restore", "--dry-run")
-    assert [line.split("  ")[0] for line in foreseen.lines if "a.txt" in line] == ["set aside"]
+    (line,) = foreseen.lines
+    assert re.fullmatch(r"~ data/a\.txt  \(4 B, \S+ \S+ -> 8 B, \S+ \S+; the local one is set aside\)", line)
+    assert "1 changed, " in foreseen.err
     assert (world.root / "a.txt").read_text() == "mine"
     answer = desk("restore", "--json")
     assert answer.code == 0
@@ -163,16 +169,119 @@ def test_what_stands_in_the_way_is_an_error(desk: Desk, world: Kept) -> None:
     answer = desk("restore", "--json")
     assert answer.code == 1
     assert answer.json["blocked"] == [{"path": "data/new"}]
-    assert "in the way" in desk("restore", "--dry-run").out
+    assert "! data/new  (something else stands in the way: left as it is)" in desk("restore", "--dry-run").lines
 
 
 def test_a_dry_run_shows_any_name_and_counts(desk: Desk, world: Kept) -> None:
     world.empty_disk()
     answer = desk("restore", "--dry-run")
     assert answer.code == 0
-    assert any(line.split() == ["fetch", "data/odd", r"\xff\x0a\x1b[31mname", "(3", "B)"] for line in answer.lines)
+    assert r"+ data/odd \xff\x0a\x1b[31mname  (3 B)" in answer.lines
     assert "Nothing was changed" in answer.err
     assert ODD.encode("utf-8", "surrogateescape") not in answer.raw
     changes = desk("restore", "--dry-run", "--json").json["changes"]
-    assert {"action": "fetch", "path": "data/a.txt"} in changes
+    (change,) = (c for c in changes if c.get("path") == "data/a.txt")
+    assert (change["action"], change["local"], change["snapshot"]["size"]) == ("fetch", None, 8)
     assert list(world.root.parent.iterdir()) == []
+
+
+def lines(answer: Answer) -> list[str]:
+    return [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "T", line) for line in answer.lines]
+
+
+def test_a_dry_run_reads_as_a_diff_of_what_would_change(desk: Desk, world: Kept) -> None:
+    desk("restore")
+    data = world.root
+    (data / "a.txt").write_text("mine, and longer\n")
+    (data / "sub/b.bin").unlink()
+    (data / "sub/run.sh").chmod(0o700)
+    os.utime(data / "app.db", ns=(5, 5))
+    shutil.rmtree(data / "empty")
+    (data / "link").unlink()
+    (data / "link").symlink_to("elsewhere")
+    fill(data, {"extra": "x" * 12, "own/one": "1", "own/two/deep": "22", "node_modules/.cache/y": "excluded"})
+    answer = desk("restore", "--dry-run")
+    assert answer.code == 0
+    assert lines(answer) == [
+        "~ data/a.txt  (17 B, T -> 8 B, T; the local one is set aside)",
+        "m data/app.db  (T -> T)",
+        "+ data/empty/",
+        "- data/extra  (12 B; not in the snapshot, kept)",
+        "~ data/link  (-> elsewhere -> -> a.txt; the local one is set aside)",
+        "- data/node_modules/  (0 files, 0 B; not in the snapshot, kept)",
+        "- data/own/  (2 files, 3 B; not in the snapshot, kept)",
+        "+ data/sub/b.bin  (256 B)",
+        "m data/sub/run.sh  (0700 -> 0750)",
+    ]
+    assert (
+        "from 1.2: 2 new, 2 changed, 2 mode or time, 3 not in the snapshot (kept), 5 as they are; 264 B to fetch."
+        " Nothing was changed" in answer.err
+    )
+    found = desk("restore", "--dry-run", "--json").json
+    assert (found["fetch_bytes"], found["kept"]) == (264, 5)
+    assert {"path": "data/own", "kind": "dir", "files": 2, "bytes": 3} in found["extra"]
+    done = desk("restore", "--json").json
+    assert (done["fetched"], done["conflict_count"]) == (2, 2), "what it said it would"
+    assert (data / "own/two/deep").read_text() == "22"
+
+
+@pytest.mark.parametrize("to", [False, True])
+@pytest.mark.parametrize("revision", [None, "1.1", "head", "1.2"])
+@pytest.mark.parametrize("path", [None, "data/a.txt", "data/sub", "{root}/sub/", "conf"])
+def test_every_combination_says_first_what_it_then_does(
+    desk: Desk, world: Kept, to: bool, revision: str | None, path: str | None
+) -> None:
+    world.empty_disk()
+    out = world.base / "out"
+    argv = ["restore", *(["--to", str(out)] if to else []), *(["--revision", revision] if revision else [])]
+    argv += ["--path", path.format(root=world.root)] if path else []
+    foreseen = desk(*argv, "--dry-run", "--json")
+    assert foreseen.code == 0, foreseen.err
+    assert not out.exists()
+    assert list((world.base / "disk").iterdir()) == []
+    done = desk(*argv, "--json")
+    assert done.code == 0, done.err
+    told = {c.get("path", "odd") for c in foreseen.json["changes"] if c["snapshot"]["kind"] == "file"}
+    assert (len(told), foreseen.json["fetch_bytes"]) == (done.json["fetched"], done.json["fetched_bytes"])
+    assert done.json["snapshot"] == foreseen.json["snapshot"] == ("1.1" if revision == "1.1" else "1.2")
+    base = out if to else world.base / "disk"
+    there = {str(p.relative_to(base)) for p in base.rglob("*") if p.is_file() and not p.is_symlink()}
+    assert {"odd" if "odd" in p else p for p in there} == told
+    wanted = {None: 7, "data/a.txt": 1, "conf": 1}.get(path, 2)
+    assert len(there) == wanted
+    again = desk(*argv, *(["--force"] if to else []), "--dry-run", "--json")
+    assert (again.json["changes"], again.json["fetch_bytes"]) == ([], 0)
+
+
+def test_on_a_fresh_disk_it_goes_by_what_the_image_ships(desk: Desk, world: Kept) -> None:
+    def image(manifest: Manifest) -> Manifest:
+        old = manifest.entries["data/a.txt"].sha256
+        gone = hashlib.sha256(b"sample").hexdigest()
+        return replace(manifest, shipped={"data/a.txt": old, "data/sample": gone}, tombstones={"data/sample": gone})
+
+    world.revisions.append(world.snapshot(change=image)[0])
+    world.empty_disk()
+    fill(world.root, {"a.txt": "a newer default", "sample": "sample", "new": "of the image too"})
+    answer = desk("restore", "--dry-run")
+    assert "= data/a.txt  (a newer image's, over what main never changed: stays)" in answer.lines
+    assert "x data/sample  (of the image, and deleted by main: removed)" in answer.lines
+    assert any(line.startswith("~ data/new  (16 B, ") for line in answer.lines)
+    assert "1 of a newer image, 1 to be removed" in answer.err
+    assert (world.root / "sample").exists()
+    part = desk("restore", "--dry-run", "--path", "data/a.txt")
+    assert part.lines[0].startswith("~ data/a.txt  ("), "whoever names a path wants the snapshot's"
+    done = desk("restore", "--json")
+    assert (done.json["image_newer"], done.json["buried"]) == (1, 1)
+    assert (world.root / "a.txt").read_text() == "a newer default"
+    assert not (world.root / "sample").exists()
+
+
+def test_a_part_into_a_fresh_disk_is_never_called_the_images(desk: Desk, world: Kept) -> None:
+    world.empty_disk()
+    fill(world.root, {"default": "d"})
+    assert desk("restore", "--path", "data/a.txt").code == 0
+    index = Index(world.state / "index.db")
+    brought = index.brought()
+    index.close()
+    assert brought is not None
+    assert brought.keys() == {"data", "data/default"}

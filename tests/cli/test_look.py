@@ -150,7 +150,7 @@ def test_an_absolute_path_is_understood_without_settings_as_the_writer_had_it(de
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["9.9"], 69, "no snapshot '9.9'"),
+        (["9.9"], 1, "no snapshot '9.9' (near it are 1.2, 1.1)"),
         (["head", "nope"], 1, "nothing at 'nope'"),
         (["nope"], 1, "no path in snapshot 1.2 and no snapshot"),
         (["a", "b", "c"], 2, "no more"),
@@ -207,6 +207,16 @@ def test_diff_says_what_changed_and_how(desk: Desk, shelf: Kept) -> None:
     assert desk("diff", "head", shelf.revisions[1][:10]).lines == []
 
 
+def test_a_snapshot_that_is_not_there_is_no_refusal_of_the_store(desk: Desk, shelf: Kept) -> None:
+    for command in (["diff", "9.9"], ["diff", "1.1", "9.9"], ["verify", "--revision", "9.9"], ["cat", "conf"]):
+        more = ["--revision", "9.9"] if command[0] == "cat" else []
+        answer = desk(*command, *more)
+        assert (answer.code, answer.out) == (1, "")
+        assert "no snapshot '9.9' (near it are 1.2, 1.1)" in answer.err
+    answer = desk("restore", "--revision", "1.3", "--dry-run")
+    assert (answer.code, "near it are 1.2, 1.1" in answer.err) == (1, True)
+
+
 def test_diff_as_json_has_both_entries(desk: Desk, world: Kept) -> None:
     (world.root / "link").unlink()
     fill(world.root, {"link/now a folder": "x", ODD: "other"})
@@ -239,7 +249,9 @@ def test_reading_leaves_nothing_behind(desk: Desk, world: Kept, tmp_path: Path) 
         tempfile.tempdir = None
     assert list(temporary.iterdir()) == []
     temporary.rmdir()
-    assert {p: p.lstat().st_mtime_ns for p in sorted(world.base.rglob("*")) if "store" not in p.parts} == before
+    after = {p: p.lstat().st_mtime_ns for p in sorted(world.base.rglob("*")) if "store" not in p.parts}
+    assert after.keys() == before.keys()
+    assert {p for p in after if after[p] != before[p]} <= {world.state}, "where verify reads into, and clears up"
 
 
 def test_a_damaged_manifest_is_an_error_that_names_the_way_out(desk: Desk, world: Kept) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.commands import verify as verifying
-from sidecar.commands.verify import groups
+from sidecar.commands import drill
+from sidecar.commands.drill import groups
 from sidecar.recovery import staging
 from sidecar.snapshot.manifest import Entry, Frame
 from tests.cli.conftest import ODD, Kept
 from tests.cli.desk import Desk
+from tests.recovery.world import fill
 
 
 def spoil(world: Kept, content: bytes) -> None:
@@ -44,7 +45,10 @@ def test_a_flipped_byte_is_found_and_named(desk: Desk, world: Kept) -> None:
     spoil(world, b"new\n")
     answer = desk("verify")
     assert answer.code == 1
-    assert [line.split("  ")[:2] for line in answer.lines] == [["damaged", "data/new"], ["damaged", "data/sub/b.bin"]]
+    assert [line.split("  ")[:3] for line in answer.lines if line.split("  ")[1] == "1.2"] == [
+        ["damaged", "1.2", "data/new"],
+        ["damaged", "1.2", "data/sub/b.bin"],
+    ]
     assert "2 of 7 files" in answer.err
     assert "Traceback" not in answer.err
     report = desk("verify", "--json")
@@ -60,7 +64,10 @@ def test_full_reads_the_earlier_snapshots_too(desk: Desk, world: Kept) -> None:
     assert desk("verify").code == 0, "only 1.1 holds it"
     answer = desk("verify", "--full")
     assert answer.code == 1
-    assert [line.split("  ")[1] for line in answer.lines] == ["data/gone"]
+    assert [line.split("  ")[:3] for line in answer.lines] == [
+        ["unnamed", "1.2", "data/gone"],
+        ["damaged", "1.1", "data/gone"],
+    ]
     assert "verified 1.2" in answer.err
     assert "1.1: 1 of 7 files" in answer.err
     assert desk("verify", "--full", "--revision", "1.1").code == 1
@@ -75,7 +82,7 @@ def test_full_reads_equal_content_once(desk: Desk, shelf: Kept, monkeypatch: pyt
         read.extend(w.entry.path for w in wants)
         await real(store, revision, manifest, wants, meter)
 
-    monkeypatch.setattr(verifying, "fetch", counted)
+    monkeypatch.setattr(drill, "fetch", counted)
     assert desk("verify", "--full").code == 0
     assert read.count("data/sub/b.bin") == 1
     assert read.count("data/a.txt") == 2, "its content differs in the two"
@@ -90,8 +97,10 @@ def test_a_damaged_bundle_names_all_that_it_carries(desk: Desk, world: Kept) -> 
         path.write_bytes(path.read_bytes()[:-9] + b"\0" * 9)
     report = desk("verify", "--json")
     assert report.code == 1
-    assert [set(d) for d in report.json["snapshots"][0]["damaged"]] == [{"path_b64", "why"}]
-    assert r"damaged  data/odd \xff\x0a\x1b[31mname" in desk("verify").out
+    (bundle, odd) = report.json["snapshots"][0]["damaged"]
+    assert bundle["path"].startswith(".sidecar/bundles/")
+    assert odd.keys() == {"path_b64", "why"}
+    assert r"damaged  1.2  data/odd \xff\x0a\x1b[31mname" in desk("verify").out
     assert ODD.encode("utf-8", "surrogateescape") not in desk("verify").raw
 
 
@@ -109,8 +118,8 @@ def test_an_earlier_manifest_that_is_damaged_does_not_end_the_drill(desk: Desk, 
 
 
 def test_groups_are_bounded_and_keep_a_bundle_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifying, "GROUP_FILES", 3)
-    monkeypatch.setattr(verifying, "GROUP_BYTES", 100)
+    monkeypatch.setattr(drill, "GROUP_FILES", 3)
+    monkeypatch.setattr(drill, "GROUP_BYTES", 100)
 
     def entry(name: str, size: int, frame: Frame | None = None) -> Entry:
         return Entry(name, "file", 0o644, 0, 0, 0, size, "0" * 64, "", frame)
@@ -126,3 +135,70 @@ def test_groups_are_bounded_and_keep_a_bundle_together(monkeypatch: pytest.Monke
         ["b0", "b2", "b4", "b6", "b8"],
         ["b1", "b3", "b5", "b7"],
     ]
+
+
+def test_damage_names_the_newest_snapshot_that_verifies(desk: Desk, world: Kept) -> None:
+    (world.root / "new").unlink()
+    (world.root / "newest").write_text("newest")
+    world.keep()
+    spoil(world, b"newest")
+    answer = desk("verify")
+    assert answer.code == 1
+    assert "The newest snapshot that verifies is 1.2: SIDECAR_REVISION=1.2" in answer.err
+    spoil(world, b"new\n")
+    report = desk("verify", "--json").json
+    assert [(s["snapshot"], len(s["damaged"])) for s in report["snapshots"]] == [("1.3", 1), ("1.2", 1), ("1.1", 0)]
+    assert (report["ok"], report["newest_good"]) == (False, "1.1")
+    spoil(world, bytes(range(256)))
+    answer = desk("verify")
+    assert "No earlier snapshot" in answer.err
+    assert desk("verify", "--json").json["newest_good"] is None
+
+
+def test_a_damaged_manifest_at_the_head_is_damage_with_a_way_out(desk: Desk, world: Kept) -> None:
+    from sidecar.snapshot.manifest import PATH
+
+    world.commit({PATH: b"no json"})
+    answer = desk("verify")
+    assert (answer.code, answer.lines[0].split("  ")[:3]) == (1, ["damaged", "1.2", PATH])
+    assert "The store was changed since 1.2 was committed" in answer.err
+    assert desk("restore", "--revision", "1.1").code == 0, "a damaged head is no hindrance"
+
+
+def test_full_reads_every_bundle_whole(desk: Desk, world: Kept) -> None:
+    world.revisions.append(world.snapshot(bundled=lambda path: path.startswith("data/"))[0])
+    bundled = max(
+        (p for p in objects(world) if p.read_bytes()[:4] == b"\x28\xb5\x2f\xfd"), key=lambda p: p.stat().st_size
+    )
+    raw = bundled.read_bytes()
+    os.chmod(bundled, 0o600)
+    bundled.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    answer = desk("verify", "--full")
+    assert answer.code == 1
+    assert any(".sidecar/bundles/" in line for line in answer.lines)
+    bundled.write_bytes(raw)
+    assert desk("verify", "--full").code == 0
+
+
+def test_it_reads_into_the_state_dir_and_clears_up_what_a_killed_one_left(desk: Desk, world: Kept) -> None:
+    left = world.state / "verify-999999999-abc"
+    fill(left, {"verify/x": "x"})
+    fill(world.state, {"verify-me": "not ours"})
+    assert desk("verify").code == 0
+    assert not left.exists()
+    assert (world.state / "verify-me").exists()
+    assert [p.name for p in world.state.iterdir() if p.name.startswith("verify-")] == ["verify-me"]
+
+
+def test_too_little_room_is_said_before_anything_is_fetched(
+    desk: Desk, shelf: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs
+
+    class Full:
+        f_bavail, f_frsize, f_blocks = 0, 4096, 1000
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Full() if "verify-" in str(path) else real(path))
+    answer = desk("verify")
+    assert (answer.code, answer.out) == (1, "")
+    assert "too little space to verify in" in answer.err

@@ -235,12 +235,12 @@ def test_preview_says_what_a_restore_then_does(world: World, snapshot: tuple[str
     os.mkfifo(world.roots[2].path)
     before = picture(world.base / "disk", times=False)
     with closing(world.index()) as index:
-        said = {path: action for action, path in preview(snapshot[1], world.roots, index, None)}
+        said = {s.entry.path: s.action for s in preview(snapshot[1], world.roots, index, None)}
     assert {p: a for p, a in said.items() if a != "keep"} == {
         "data/a": "conflict",
         "data/d/c": "fetch",
-        "data/d/b": "chmod",
-        "data/d": "chmod",
+        "data/d/b": "meta",
+        "data/d": "meta",
         "x.json": "blocked",
     }
     assert said["home/user/.n8n/config"] == "keep"
@@ -264,9 +264,10 @@ def test_preview_of_a_newer_head_tells_replaced_from_conflicting(world: World) -
     fill(world.root, {"b": "mine"})
     assert os.stat(world.root / "a").st_ino == inode
     with closing(world.index()) as index:
-        said = {path: action for action, path in preview(newer, world.roots, index, "data/a")}
+        said = {s.entry.path: s.action for s in preview(newer, world.roots, index, "data/a")}
         assert said == {"data/a": "replace"}
-        assert ("conflict", "data/b") in preview(newer, world.roots, index, None)
+        every = {s.entry.path: s.action for s in preview(newer, world.roots, index, None)}
+        assert every["data/b"] == "conflict"
 
 
 # A lost index, beside a running main
