@@ -158,9 +158,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "bring:restore",
             _restore,
             "Into the roots it needs main and the agent stopped (else it exits with 75); files here that differ go to "
-            "conflicts/ in the state dir, what the snapshot doesn't name stays. With --to it works at any time. Without "
-            "--path and --revision it does what a start does: on a new disk a newer image's defaults stay, and what main "
-            "deleted of an image goes.",
+            "conflicts/ in the state dir, what the snapshot doesn't name stays. With --to it works at any time. "
+            "Without --path and --revision it does what a start does: on a new disk a newer image's defaults stay, "
+            "and what main deleted of an image goes.",
         ),
     ),
     "Ask the running agent": (
