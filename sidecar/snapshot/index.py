@@ -389,13 +389,19 @@ class Index:
             ).fetchone()[0]
             return int(differ + self._db.execute("SELECT count(*) FROM lost").fetchone()[0])
 
-    def in_bundle(self, sha256: str) -> list[Row]:
-        """The rows whose bytes are in a bundle, in path order. Looks at every entry."""
+    def in_bundles(self, wanted: Sequence[str]) -> dict[str, list[Row]]:
+        """The rows whose bytes are in each of the ``wanted`` bundles, in path order. Looks at every entry, once."""
+        out: dict[str, list[Row]] = {sha: [] for sha in wanted}
+        if not out:
+            return out
         with self._lock:
             rows = self._db.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE bundle=? ORDER BY path", (sha256,)
+                f"SELECT {_COLUMNS} FROM entries WHERE bundle IN ({','.join('?' * len(wanted))}) ORDER BY path",
+                tuple(wanted),
             ).fetchall()
-        return [_unpack(r) for r in rows]
+        for r in rows:
+            out[r[9]].append(_unpack(r))
+        return out
 
     def shards(self) -> tuple[Shard, ...]:
         """The parts in which the store has the manifest; none where it has it whole."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat as st
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +90,8 @@ def moved(
     out: list[Staged] = []
     failed: dict[str, int] = {}
     left = BYTES
-    for sha in chosen:
-        for row in index.in_bundle(sha) if left > 0 and len(out) < room else ():
+    for sha, rows in index.in_bundles(_first(chosen, tally.bundles, room)).items():
+        for row in rows:
             if row.entry.path in busy:
                 continue
             if left <= 0 or len(out) >= room:
@@ -103,6 +103,17 @@ def moved(
             out.append(Staged(row, source))
             left -= max(row.entry.size, 512)
     stuck.keep(failed, tally.bundles)
+    return out
+
+
+def _first(chosen: Sequence[str], bundles: Mapping[str, Bundle], room: int) -> list[str]:
+    """The first of ``chosen`` that have so many files."""
+    out: list[str] = []
+    for sha in chosen:
+        if room <= 0:
+            break
+        out.append(sha)
+        room -= bundles[sha].files
     return out
 
 
