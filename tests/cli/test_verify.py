@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from sidecar.commands import drill
 from sidecar.commands.drill import groups
 from sidecar.recovery import staging
-from sidecar.snapshot.manifest import Entry, Frame
+from sidecar.snapshot import codec
+from sidecar.snapshot.manifest import PATH, Entry, Frame, SnapshotId
 from tests.cli.conftest import ODD, Kept
 from tests.cli.desk import Desk
 from tests.recovery.world import fill
@@ -105,8 +108,6 @@ def test_a_damaged_bundle_names_all_that_it_carries(desk: Desk, world: Kept) -> 
 
 
 def test_an_earlier_manifest_that_is_damaged_does_not_end_the_drill(desk: Desk, world: Kept) -> None:
-    from sidecar.snapshot.manifest import PATH
-
     world.sequence = 7
     world.commit({PATH: b"no json"})
     world.keep()
@@ -156,8 +157,6 @@ def test_damage_names_the_newest_snapshot_that_verifies(desk: Desk, world: Kept)
 
 
 def test_a_damaged_manifest_at_the_head_is_damage_with_a_way_out(desk: Desk, world: Kept) -> None:
-    from sidecar.snapshot.manifest import PATH
-
     world.commit({PATH: b"no json"})
     answer = desk("verify")
     assert (answer.code, answer.lines[0].split("  ")[:3]) == (1, ["damaged", "1.2", PATH])
@@ -202,3 +201,25 @@ def test_too_little_room_is_said_before_anything_is_fetched(
     answer = desk("verify")
     assert (answer.code, answer.out) == (1, "")
     assert "too little space to verify in" in answer.err
+
+
+def test_what_a_snapshot_has_lost_is_not_made_good_by_another_that_has_it(desk: Desk, world: Kept) -> None:
+    manifest = replace(world.snapshot()[1], snapshot=SnapshotId(1, 4))
+
+    async def lose() -> None:
+        store = world.open_store()
+        puts = {PATH: codec.encode(manifest)}
+        await store.commit(await store.head(), puts, ["data/sub/b.bin"], "sidecar: snapshot 1.4")
+        await store.close()
+
+    asyncio.run(lose())
+    world.sequence = 4
+    (world.root / "newest").write_text("newest")
+    world.keep()
+    spoil(world, b"newest")
+    report = desk("verify", "--json").json
+    assert [(s["snapshot"], [d["path"] for d in s["damaged"]]) for s in report["snapshots"]] == [
+        ("1.5", ["data/newest"]),
+        ("1.4", ["data/sub/b.bin"]),
+        ("1.3", []),
+    ]

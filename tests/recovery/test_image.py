@@ -97,6 +97,7 @@ def test_what_main_wrote_is_never_a_default_though_an_image_ships_the_same(line:
     (line.root / "conf").write_text("mine")
     line.sync()
     line.container({"conf": "mine"})
+    (line.root / "other").write_text("o")
     assert "data/conf" not in line.sync().shipped
     line.container({"conf": "newer"})
     assert line.read("conf") == "mine"
@@ -112,6 +113,7 @@ def test_a_volume_whose_index_was_lost_never_beats_the_snapshot(line: Line, tmp_
     (line.root / "own").write_text("v2")
     line.sync()
     line.container({"conf": "default", "own": "v2"})
+    (line.root / "other").write_text("o")
     line.sync()
     line.container({"conf": "default", "own": (tmp_path / "old/data/own").read_text()})
     assert line.read("own") == "v2"
