@@ -226,8 +226,8 @@ def test_a_dry_run_reads_as_a_diff_of_what_would_change(desk: Desk, world: Kept)
 
 
 @pytest.mark.parametrize("to", [False, True])
-@pytest.mark.parametrize("revision", [None, "1.1", "head", "1.2"])
-@pytest.mark.parametrize("path", [None, "data/a.txt", "data/sub", "{root}/sub/", "conf"])
+@pytest.mark.parametrize("revision", [None, "1.1"])
+@pytest.mark.parametrize("path", [None, "data/a.txt", "{root}/sub/", "conf"])
 def test_every_combination_says_first_what_it_then_does(
     desk: Desk, world: Kept, to: bool, revision: str | None, path: str | None
 ) -> None:
