@@ -1,4 +1,4 @@
-"""The two trees that a restore and a first upload are measured with; the same bytes on every machine."""
+"""The trees that restores and first uploads are measured with: the same bytes on every machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def small(folder: Path, files: int = SMALL_FILES, size: int = SMALL_SIZE) -> Non
     """``files`` files of ``size`` bytes, a hundred to a folder; their bytes can't be compressed."""
     rng = random.Random(1)
     for number in range(files):
+        at = folder / f"{number // _PER_FOLDER:03d}"
         if number % _PER_FOLDER == 0:
-            at = folder / f"{number // _PER_FOLDER:03d}"
             at.mkdir(parents=True)
         (at / f"{number:05d}.bin").write_bytes(rng.randbytes(size))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.stores.base import Conflict, NotFound, Refused, Revision, Source, Store, StoreError
+from sidecar.stores.base import Conflict, Corrupt, NotFound, Ranged, Refused, Revision, Source, Store, StoreError
 from tests.stores.conftest import Subject
 
 ODD_NAMES = (
@@ -434,6 +434,63 @@ def test_progress_adds_up(store: Subject, tmp_path: Path) -> None:
         assert all(isinstance(n, int) and n >= 0 for n in seen)
 
     (into := tmp_path / "into").mkdir()
+    store.run(scenario)
+
+
+def test_a_part_goes_to_its_place(store: Subject, tmp_path: Path) -> None:
+    """Where the store can give parts at all."""
+    whole, text = os.urandom(3_000_000), b"line\n" * 1000
+
+    async def scenario(s: Store) -> None:
+        if not isinstance(s, Ranged):
+            pytest.skip("gives no parts")
+        one = await s.commit(await s.head(), {"r/large": whole, "r/text": text, "r/empty": b""}, [], "one")
+        seen: list[int] = []
+        await s.fetch_range(one, "r/large", range(1_000_000, 2_500_000), into, seen.append)
+        assert sum(seen) == 1_500_000
+        assert into.read_bytes() == b"\0" * 1_000_000 + whole[1_000_000:2_500_000]
+        await s.fetch_range(one, "r/large", range(10), into)
+        await s.fetch_range(one, "r/large", range(2_500_000, len(whole)), into)
+        assert into.read_bytes() == whole[:10] + b"\0" * 999_990 + whole[1_000_000:]
+        await s.fetch_range(one, "r/large", range(len(whole)), into)
+        assert into.read_bytes() == whole
+        into.unlink()
+        await s.fetch_range(one, "r/text", range(len(text)), into)
+        assert into.read_bytes() == text
+        for path, span in (("r/text", range(4000, 5001)), ("r/text", range(6000, 7000)), ("r/empty", range(1))):
+            with pytest.raises(Corrupt):
+                await s.fetch_range(one, path, span, into)
+        for path in ("r/none", "../r/text", "r"):
+            with pytest.raises(NotFound):
+                await s.fetch_range(one, path, range(5), into)
+        assert into.read_bytes() == text, "what failed changed nothing"
+
+    into = tmp_path / "into"
+    store.run(scenario)
+
+
+def test_a_part_that_nobody_waits_for_is_written_no_more(store: Subject, tmp_path: Path) -> None:
+    """The file may be the app's own by then."""
+
+    async def scenario(s: Store) -> None:
+        if not isinstance(s, Ranged):
+            pytest.skip("gives no parts")
+        one = await s.commit(await s.head(), {"r/large": os.urandom(12_000_000)}, [], "one")
+        came = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def progress(size: int) -> None:
+            loop.call_soon_threadsafe(came.set)
+
+        fetching = asyncio.create_task(s.fetch_range(one, "r/large", range(12_000_000), into, progress))
+        await came.wait()
+        fetching.cancel()
+        await asyncio.wait([fetching])
+        found = await asyncio.to_thread(into.read_bytes)
+        await asyncio.sleep(0.3)
+        assert await asyncio.to_thread(into.read_bytes) == found
+
+    into = tmp_path / "into"
     store.run(scenario)
 
 
