@@ -31,6 +31,7 @@ __all__ = ["Index", "Known", "Mark", "Row", "Stat", "clamp"]
 
 SCHEMA = 2
 AT_ONCE = 500
+PAGE = 1000
 
 
 Mark = tuple[int | None, ...]
@@ -348,30 +349,40 @@ class Index:
         return {r.entry.path: r for r in map(_unpack, rows)}
 
     def coming(self, low: bytes = b"", high: bytes | None = None) -> Iterator[tuple[Any, ...]]:
-        """What the pending snapshot has from ``low`` up to ``high``, in path order: the values of ``rows.COLUMNS``."""
-        within, values = _between(low, high)
-        while True:
-            with self._lock:
-                rows = self._db.execute(
-                    f"SELECT {_COLUMNS} FROM pending WHERE {within} UNION ALL SELECT {_COLUMNS} FROM entries AS e"
-                    f" WHERE {within} AND NOT EXISTS (SELECT 1 FROM pending AS p WHERE p.path=e.path)"
-                    " AND NOT EXISTS (SELECT 1 FROM gone AS g WHERE g.path=e.path) ORDER BY path LIMIT 1000",
-                    (*values, *values),
-                ).fetchall()
+        """What the pending snapshot has from ``low`` up to ``high``, in path order: path and ``rows.ENTRY``."""
+        last: bytes | None = low
+        while last is not None:
+            rows, last = self._coming(last, high)
             yield from rows
-            if len(rows) < 1000:
-                return
-            within, values = _between(rows[-1][0] + b"\0", high)
+
+    def _coming(self, low: bytes, high: bytes | None) -> tuple[list[tuple[Any, ...]], bytes | None]:
+        """A first part of that, and from where to go on; merged here, which costs SQLite more than reading does."""
+        within, values = _between(low, high)
+        page = f"SELECT path, {_rows.ENTRY} FROM {{}} WHERE {within} ORDER BY path LIMIT {PAGE}"
+        with self._lock:
+            new = self._db.execute(page.format("pending"), values).fetchall()
+            old = self._db.execute(page.format("entries"), values).fetchall()
+            ends = [rows[-1][0] + b"\0" for rows in (new, old) if len(rows) == PAGE]
+            end = min(ends, default=high)
+            within, values = _between(low, end)
+            over = {r[0] for r in self._db.execute(f"SELECT path FROM gone WHERE {within}", values)}
+        new = [r for r in new if end is None or r[0] < end]
+        over.update(r[0] for r in new)
+        rows = [r for r in old if (end is None or r[0] < end) and r[0] not in over]
+        if new:
+            rows = sorted((*rows, *new), key=_path)
+        return rows, end if ends else None
 
     def coming_delta(self) -> tuple[list[tuple[Any, ...]], list[bytes]]:
         """How the pending snapshot differs from the shards that there are: its rows, and the paths that are gone.
 
-        Rows are in path order, each with the values of ``rows.COLUMNS``.
+        Rows are in path order, each with its path and ``rows.ENTRY``.
         """
         with self._lock:
             rows = self._db.execute(
                 # Else SQLite reads all rows, to have them in order without sorting the few.
-                f"SELECT {_COLUMNS} FROM pending UNION ALL SELECT {_COLUMNS} FROM entries AS e INDEXED BY by_base"
+                f"SELECT path, {_rows.ENTRY} FROM pending UNION ALL"
+                f" SELECT path, {_rows.ENTRY} FROM entries AS e INDEXED BY by_base"
                 f" WHERE base!={_rows.SAME} AND NOT EXISTS (SELECT 1 FROM pending AS p WHERE p.path=e.path)"
                 " AND NOT EXISTS (SELECT 1 FROM gone AS g WHERE g.path=e.path) ORDER BY path"
             ).fetchall()
@@ -576,6 +587,10 @@ class Index:
         """Whether main may have deleted a shipped path before any snapshot had it: no row would tell."""
         with self._lock:
             return self._meta("unlooked") is not None
+
+
+def _path(row: tuple[Any, ...]) -> bytes:
+    return bytes(row[0])
 
 
 def _values(s: Shard) -> list[Any]:

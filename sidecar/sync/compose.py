@@ -17,7 +17,6 @@ Range = tuple[bytes, bytes | None]
 """From a path up to another one, or to the end."""
 
 EVERYTHING: Range = (b"", None)
-_ENTRY = 13  # so many of a row's columns make its entry
 
 
 def compose(
@@ -35,7 +34,7 @@ def compose(
     before = index.shards()
     head, lists = listed(head, index, hashes, anew=anew)
     if entries <= shards.WHOLE:
-        raw = codec.compose(head, [codec.document_of(*row[:_ENTRY]) for row in index.coming()])
+        raw = codec.compose(head, [codec.document_of(*row) for row in index.coming()])
         index.reshard((), (), head.hashed)
         return lists.joined({PATH: raw}, before, ())
     rows: list[tuple[Any, ...]] = []
@@ -50,7 +49,7 @@ def compose(
     parts, put = _fold(before, runs, ranges, index, folder, anew)
     rows = [row for row in rows if not _within(row[0], ranges)]
     left = [path.decode("utf-8", "surrogateescape") for path in gone if not _within(path, ranges)]
-    put[PATH] = codec.compose(head, [codec.document_of(*row[:_ENTRY]) for row in rows], left, parts)
+    put[PATH] = codec.compose(head, [codec.document_of(*row) for row in rows], left, parts)
     index.reshard(parts, ranges, head.hashed)
     return lists.joined(put, before, parts)
 
@@ -93,4 +92,4 @@ def _fold(
 def _written(index: Index, within: Range) -> Iterator[tuple[Shard, bytes]]:
     for rows in shards.cut(index.coming(*within), lambda row: bytes(row[0])):
         first = rows[0][0].decode("utf-8", "surrogateescape")
-        yield shards.write([codec.document_of(*row[:_ENTRY]) for row in rows], first)
+        yield shards.write([codec.document_of(*row) for row in rows], first)

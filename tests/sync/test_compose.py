@@ -14,7 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sidecar.errors import SidecarError
 from sidecar.snapshot import codec, shards
+from sidecar.snapshot import index as indexing
 from sidecar.snapshot import tally as counting
 from sidecar.snapshot.index import Index, Known, Row
 from sidecar.snapshot.manifest import PATH, SHARDS, Entry, Frame, Manifest, RootRecord, SnapshotId
@@ -134,6 +136,7 @@ def test_any_history_reads_back_as_the_index_has_it(history: list[tuple[dict[str
     with TemporaryDirectory(dir=FAST) as name, pytest.MonkeyPatch.context() as patch:
         for key, value in {"WHOLE": 4, "TARGET": 8, "SOFT": 4, "HARD": 8, "FOLDS": 1}.items():
             patch.setattr(shards, key, value)
+        patch.setattr(indexing, "PAGE", 3)
         world = World(Path(name))
         world.commit(BEFORE, set(), {})
         model = {row.entry.path: row.entry for row in BEFORE}
@@ -189,4 +192,17 @@ def test_ten_changes_in_a_hundred_thousand_entries_never_put_a_megabyte(tmp_path
         world.commit([bundled(p, number) for p in {*chosen, *added} - gone], gone, {})
         most = max(most, world.put if many == 10 else 0)
     assert 500_000 < most < 1_000_000, most
+    world.index.close()
+
+
+def test_too_many_entries_are_said_plainly_and_nothing_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "MAX_ENTRIES", 21)
+    world = World(tmp_path)
+    world.commit(BEFORE, set(), {})
+    with pytest.raises(SidecarError, match="fewer than 21: nothing more is durable until SIDECAR_EXCLUDE"):
+        world.commit([Row(entry("data/x", "dir", 1, ""))], set(), {})
+    world.index.discard()
+    assert len(world.read().entries) == 20
     world.index.close()
