@@ -145,13 +145,14 @@ def cost(folder: Path, files: int, layout: str) -> Cost:
 
 def measure(folder: Path) -> Iterator[Figure]:
     costs: dict[tuple[int, str], Cost] = {}
-    for files, layout in [(1000, "folders"), (10_000, "folders"), *((100_000, each) for each in LAYOUTS)]:
+    sizes = [*((1000, each) for each in LAYOUTS), (10_000, LAYOUTS[0]), *((100_000, each) for each in LAYOUTS)]
+    for files, layout in sizes:
         found = costs[files, layout] = cost(folder / f"{files}-{layout}", files, layout)
         what = f"sync of {CHANGED} changes in {files:,} files, {layout}"
         how = f"CPU of the agent, median of {ROUNDS}, worst {found.worst * 1000:.0f} ms"
         yield Figure(what, found.median * 1000, 150, "ms", how)
         if files == 100_000:
-            ratio = found.median / costs[1000, "folders"].median
+            ratio = found.median / costs[1000, layout].median
             yield Figure(f"  against 1,000 files, {layout}", ratio, 1.5, "x", "of the same medians")
             yield Figure(f"  put into the store, {layout}", found.put / 1e6, 1, "MB", "the largest of them")
             how = f"as an agent takes it; its CPU {found.first:.1f} s"
