@@ -10,8 +10,9 @@ import threading
 from hashlib import sha256
 from pathlib import Path
 
+from sidecar.recovery.copying import begin_writing
 from sidecar.recovery.meter import Stopped
-from sidecar.recovery.tree import PIECE, Tick, begin_writing
+from sidecar.recovery.tree import PIECE, Tick
 
 _WAKE = 4 * PIECE
 _FLUSH = 16 * PIECE

@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sidecar.recovery.copying import pour, settle
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.plan import Place, Plan, Step
 from sidecar.recovery.shelf import begun, reuse
 from sidecar.recovery.staging import LARGE, PARALLEL, Want
-from sidecar.recovery.tree import Tick, Tree, is_database, pour, settle
+from sidecar.recovery.tree import Tick, Tree, is_database
 from sidecar.recovery.trouble import failed, no_room, unwritable
 from sidecar.snapshot.manifest import Manifest
 

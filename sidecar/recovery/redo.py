@@ -13,8 +13,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from sidecar.errors import RestoreFailed
+from sidecar.recovery.copying import copy_out, pour, settle
 from sidecar.recovery.plan import Op, Place
-from sidecar.recovery.tree import Tick, Tree, copy_out, pour, settle, steady_digest
+from sidecar.recovery.tree import Tick, Tree, steady_digest
 from sidecar.recovery.trouble import failed
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Stat

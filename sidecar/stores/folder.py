@@ -7,16 +7,13 @@ may rely on after a crash at any point stands in ``repo`` and ``objects``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import secrets
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -36,9 +33,8 @@ from sidecar.stores.base import (
     Usage,
 )
 from sidecar.stores.disk import Alive, Sink
+from sidecar.stores.folderread import Reader
 from sidecar.stores.ledger import Ledger
-from sidecar.stores.objects import Key, damaged
-from sidecar.stores.pathtree import Entry
 from sidecar.stores.repo import Change, Repo
 
 _T = TypeVar("_T")
@@ -77,6 +73,7 @@ class FolderStore:
         self._ledger = Ledger(self._root, branch or "main")
         self._repo = Repo(self._ledger, lock_timeout, grace)
         self.url = url or "file://" + quote(os.fsencode(self._root))
+        self._reader = Reader(self._ledger, self._root, self._below, self.url)
         self.persistent = persistent
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="folder-store")
         self._running: set[threading.Event] = set()
@@ -92,7 +89,7 @@ class FolderStore:
     ) -> None:
         """Write ``paths`` as of ``revision`` below ``into``; see ``Store.fetch``."""
         wanted = list(dict.fromkeys(paths))
-        await self._run("fetching", lambda alive: self._fetch(revision, wanted, into, progress, alive))
+        await self._run("fetching", lambda alive: self._reader.fetch(revision, wanted, into, progress, alive))
 
     async def fetch_range(
         self, revision: Revision, path: str, span: range, into: Path, progress: Progress | None = None
@@ -102,7 +99,7 @@ class FolderStore:
             return
         sink = Sink(into, span)
         try:
-            await self._run("fetching", partial(self._fetch_range, revision, path, sink, progress))
+            await self._run("fetching", partial(self._reader.fetch_range, revision, path, sink, progress))
         finally:
             await asyncio.to_thread(sink.close)
 
@@ -231,80 +228,6 @@ class FolderStore:
             sizes[path.removeprefix(self._below)] = entry.size
         return sizes
 
-    def _fetch(
-        self, revision: Revision, wanted: list[str], into: Path, progress: Progress | None, alive: Alive
-    ) -> None:
-        found = self._find(revision, wanted)
-        for path in wanted:
-            try:
-                self._fetch_one(path, found[path], into, progress, alive)
-            except OSError as error:
-                raise _unwritable(path, into, error) from error
-
-    def _fetch_range(self, revision: Revision, path: str, sink: Sink, progress: Progress | None, alive: Alive) -> None:
-        entry = self._find(revision, [path])[path]
-        if sink.stop > entry.size:
-            raise damaged(("contents", entry.content), f"it ends before byte {sink.stop:,} ({shown(path)})")
-        with self._open(path, entry) as source:
-            try:
-                if range(sink.at, sink.stop) == range(entry.size) and sink.clone(source):
-                    sink.at = entry.size
-                    if progress is not None:
-                        progress(entry.size)
-                source.seek(sink.at)
-                for chunk in disk.chunks(source, alive, self._failed(path)):
-                    before = sink.at
-                    sink.write([chunk])
-                    if progress is not None:
-                        progress(sink.at - before)
-                    if sink.at == sink.stop:
-                        break
-            except OSError as error:
-                raise _unwritable(path, sink.path, error) from error
-        if sink.at < sink.stop:
-            raise damaged(("contents", entry.content), f"its bytes have changed on the disk ({shown(path)})")
-
-    def _find(self, revision: Revision, wanted: Iterable[str]) -> dict[str, Entry]:
-        """What ``revision`` has at each of ``wanted``. Raises NotFound."""
-        for path in wanted:
-            if paths.why_not(path):  # before any tree is believed: a hostile one could name ../../etc
-                raise NotFound(f"no path {shown(path)} in revision {revision[:12]}: {paths.why_not(path)}.")
-        found = self._ledger.find(revision, [self._below + path for path in wanted])
-        for path in wanted:
-            if self._below + path not in found:
-                raise NotFound(f"no path {shown(path)} in revision {revision[:12]} of {self.url}.")
-        return {path: found[self._below + path] for path in wanted}
-
-    def _open(self, path: str, entry: Entry) -> FileIO:
-        key: Key = ("contents", entry.content)
-        try:
-            source = self._ledger.objects.open(key)
-        except OSError as error:
-            raise self._failed(path)(error) from error
-        if source is None:
-            raise damaged(key, f"it is missing ({shown(path)})")
-        return source
-
-    def _failed(self, path: str) -> Callable[[OSError], StoreError]:
-        return lambda error: disk.trouble(error, f"reading {shown(path)}", self._root)
-
-    def _fetch_one(self, path: str, entry: Entry, into: Path, progress: Progress | None, alive: Alive) -> None:
-        key: Key = ("contents", entry.content)
-        source = self._open(path, entry)
-        temporary = into / f".sidecar-fetch-{secrets.token_hex(8)}"
-        try:
-            with source, disk.create(temporary) as file:
-                got = disk.copy(source, file, alive, self._failed(path), progress)
-            if got != (entry.content, entry.size):
-                raise damaged(key, f"its bytes have changed on the disk ({shown(path)})")
-            target = into / path
-            disk.make_folders(target.parent)
-            temporary.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-
     def _check(self, create: bool, alive: Alive) -> Access:
         found = home.look(self._root)
         if found != "store" and not create:
@@ -332,11 +255,3 @@ class FolderStore:
                 with self._repo.locked(alive):
                     created = self._repo.begin()
         return Access(why is None, exists, created, now=time.time(), detail=why or "a folder store")
-
-
-def _unwritable(path: str, into: Path, error: OSError) -> Unavailable:
-    """The caller's disk failed: nothing that the store denies or doesn't have."""
-    return Unavailable(
-        f"{shown(path)} can't be written below {shown(str(into))} ({disk.free_space(into)} free there): "
-        f"{error.strerror or type(error).__name__}. The store is not affected."
-    )
