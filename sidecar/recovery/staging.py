@@ -11,7 +11,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -34,6 +34,9 @@ BATCH_BYTES = 64 * 1024 * 1024
 
 LARGE = 8 * 1024 * 1024
 """From so many bytes on a file is fetched by itself: hashed as it comes, and gone on with after a cut."""
+
+SMALL = 64 * 1024
+"""Below this mean size a bundle is unpacked by itself: threads that make many small files only wait for each other."""
 
 _inboxes = count()
 
@@ -138,6 +141,7 @@ class _Fetcher:
         self.store, self.revision, self.manifest, self.meter = store, revision, manifest, meter
         self.snapshot = str(manifest.snapshot)
         self.databases: dict[str, bool] = {}
+        self._alone = asyncio.Lock()
 
     # Files, and bundles as a whole
 
@@ -258,7 +262,10 @@ class _Fetcher:
             raise Damaged(error.path, self.snapshot, f"{error.why} ({inside})") from None
         try:
             # The bundle's own bytes are right: what is wrong was committed so.
-            for path, why in (await self.meter.work(self._unpack, packed, members)).items():
+            small = size < SMALL * len(members)
+            async with self._alone if small else nullcontext():
+                bad = await self.meter.work(self._unpack, packed, members)
+            for path, why in bad.items():
                 raise Damaged(path, self.snapshot, why)
         finally:
             packed.unlink(missing_ok=True)
