@@ -112,9 +112,11 @@ class _Trouble(logging.Handler):
     def __init__(self, hints: Hints) -> None:
         super().__init__(logging.WARNING)
         self.hints = hints
+        self.heard = False
 
     def emit(self, record: logging.LogRecord) -> None:
         log.debug(f"the watcher says: {record.getMessage()}")
+        self.heard = True
         self.hints.add_everything()
 
 
@@ -149,6 +151,7 @@ class Watcher:
         # It warns on stderr of a folder that it came by twice, which is nobody's concern.
         warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning, "watchdog")
         library = logging.getLogger("watchdog")
+        self._trouble.heard = False
         library.addHandler(self._trouble)
         if not any(isinstance(handler, logging.NullHandler) for handler in library.handlers):
             library.addHandler(logging.NullHandler())  # what it says later is no line of ours either
@@ -193,9 +196,14 @@ class Watcher:
         Blocks, briefly.
 
         inotify follows the folder itself, wherever it is moved, and says nothing of the one that takes its place.
+        Folders that came while the kernel dropped events may be watched by nobody. The library (7.1) drops all watches
+        and asks for them again, on the same queue, which is told of each one that went: with more folders than the
+        queue takes that never ends. A new queue is told of nothing.
         """
         if self._observer is None:
             return False
+        if self._trouble.heard:
+            return True
         # The library passes over folders that it gets no watch for; whoever took the last one may have needed more.
         blind = self.kind == "inotify" and not _watches_left()
         return blind or any(self._watched.get(root) != _place(os.path.realpath(root)) for root in self.roots)
