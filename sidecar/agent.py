@@ -76,7 +76,11 @@ class Agent:
         self.link.start()
         self.link.say("hello", settings.stop_timeout_s, settings.shutdown_grace_s)
         self.link.hand_over(self.here.locks.fds)
-        beside = [company.beat(self.state, self.link), company.follow_main(self.state, self.link)]
+        beside = [
+            company.beat(self.state, self.link),
+            company.follow_main(self.state, self.link),
+            company.sample(self.state, lambda: self.syncing.engine),
+        ]
         if not settings.store.persistent:
             beside.append(company.remind(settings, self.state))
         self._company += [asyncio.create_task(work) for work in beside]

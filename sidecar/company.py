@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 
 from sidecar import session
 from sidecar.link import ALIVE_S, Link
+from sidecar.measures import EVERY_S
 from sidecar.settings import Settings
 from sidecar.state import State
+from sidecar.sync.engine import Engine
 
 REMIND_S = 3600.0
 
@@ -27,6 +30,22 @@ async def remind(settings: Settings, state: State) -> None:
     while True:
         session.say_not_persisted(settings, state)
         await asyncio.sleep(REMIND_S)
+
+
+async def sample(state: State, engine: Callable[[], Engine | None]) -> None:
+    """Note once a minute how late syncing is and what is left of the commit budget, for the plot on the page."""
+    while True:
+        await asyncio.sleep(EVERY_S)
+        note(state, engine(), time.monotonic())
+
+
+def note(state: State, engine: Engine | None, now: float) -> None:
+    """One sample; ``now`` is monotonic."""
+    if engine is not None:
+        state.commits_hour, state.commits_paced = engine.budget.in_hour(now)
+    since = state.sync.pending_since_mono
+    waits = 0.0 if since is None else max(0.0, now - since)
+    state.measures.sample(time.time(), waits, state.commits_hour, state.commits_paced)
 
 
 async def follow_main(state: State, link: Link) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import sidecar
 from sidecar import log
 from sidecar.errors import ConfigError, RestoreFailed, SidecarError
+from sidecar.measures import SNAPSHOTS
 from sidecar.recovery import record as records
 from sidecar.recovery import report
 from sidecar.recovery import start as starting
@@ -31,6 +32,7 @@ from sidecar.state import RootState, State
 from sidecar.stores.base import Store, StoreError
 from sidecar.stores.opening import open_store
 from sidecar.sync.engine import Engine, Options
+from sidecar.sync.history import past
 from sidecar.sync.line import Base, read_small
 from sidecar.sync.pace import CEILING, Budget, backoff
 
@@ -151,7 +153,8 @@ async def engine(here: Session, base: Base, tenure: Tenure | None, now: float | 
     """
     per_hour = here.settings.commits_per_hour
     ceiling = max(CEILING, per_hour) if here.settings.store.kind in ("hf", "bucket") else None
-    budget = Budget(per_hour, ceiling)
+    budget = Budget(per_hour, ceiling, tell=here.state.measures.committed)
+    here.state.commits_per_hour = per_hour
     try:
         history = await asyncio.wait_for(here.store.history(150), 30)
         times = [c.at for c in history if c.at is not None]
@@ -160,7 +163,9 @@ async def engine(here: Session, base: Base, tenure: Tenure | None, now: float | 
         paced = [at - c.at for c in history if c.at is not None and snapshot_in(c.title) is not None]
         budget.seed(time.monotonic(), [at - t for t in times], paced)
         here.state.commits_total = len(history) if len(history) < 150 else None
-        here.state.commits_hour = len(budget.every)
+        here.state.commits_hour, here.state.commits_paced = budget.in_hour(time.monotonic())
+        for one in reversed(past(history, {})[:SNAPSHOTS]):
+            here.state.measures.seen(one.seen)
     except (StoreError, TimeoutError) as error:
         log.debug(f"the store's history can't be read ({error}): the commit budget starts empty")
     here.state.sync.snapshot = str(base.snapshot) if base.snapshot else None

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sidecar.measures import Measures
+
 Phase = Literal[
     "starting",
     "claiming",
@@ -105,12 +107,15 @@ class State:
     max_delay_s: float = 30.0  # SIDECAR_MAX_DELAY: how late "not durable" is too late depends on it
     upstream_seen: bool | None = None  # has the main app accepted a connection; None where nobody looks
     commits_hour: int = 0
+    commits_paced: int = 0  # the automatic ones among them
+    commits_per_hour: int | None = None  # SIDECAR_COMMITS_PER_HOUR, which bounds those
     commits_total: int | None = None
     stored_bytes: int | None = None  # all that the store keeps, where it tells
     cold_start: bool = False
     notes: dict[str, str] = field(default_factory=dict)  # code -> one sentence; each makes health warn
     failed_checks: list[str] = field(default_factory=list)  # as configured: one with a leading "!" fails health
     loop_beat_mono: float = field(default_factory=time.monotonic)
+    measures: Measures = field(default_factory=Measures)
 
     def note(self, code: str, sentence: str) -> None:
         self.notes[code] = sentence

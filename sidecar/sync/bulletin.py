@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sidecar import log
+from sidecar.measures import Seen
 from sidecar.snapshot.captures import LARGE, LARGE_EVERY_S
 from sidecar.snapshot.manifest import SnapshotId
 from sidecar.state import State
@@ -55,6 +56,10 @@ class Bulletin:
         if self.state.commits_total is not None:
             self.state.commits_total += 1
         self.state.clear("cold-start")
+        roots = self.state.roots.values()
+        files, whole = sum(root.files for root in roots), sum(root.bytes for root in roots)
+        seen = Seen(str(snapshot), sync.last_durable, files, whole, changed, branch)
+        self.state.measures.durable(seen, size, lag)
         if now - self._last_log < QUIET_S and not sync.error:
             self._suppressed += changed
             log.debug(f"durable {snapshot}: {changed} changed")
@@ -75,6 +80,7 @@ class Bulletin:
         """A sync failed: say so once, and again every ten minutes."""
         now, sync = time.monotonic(), self.state.sync
         self.pending(max(pending, 1), first)
+        self.state.measures.failed(result.code)
         new = sync.error is None
         sync.error, sync.error_code, sync.denied = result.error, result.code, result.code == "denied"
         sync.error_since = sync.error_since or time.time()

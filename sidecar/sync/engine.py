@@ -365,7 +365,7 @@ class Engine:
             self.bulletin.totals(await asyncio.to_thread(self._promote, revision))
             self.line.snapshot, self._reassert, self._from = number, False, None
             self.rides = {path: data for path, data in self.rides.items() if rides.get(path) is not data}
-            self.state.commits_hour = len(self.budget.every)
+            self.state.commits_hour, self.state.commits_paced = self.budget.in_hour(time.monotonic())
             lag = time.monotonic() - first
             self.bulletin.durable(number, revision, package.changed, package.bytes, lag, self.line.branch)
             return self._result(survey, package.changed)

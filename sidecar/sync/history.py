@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sidecar.measures import Seen
 from sidecar.snapshot.keeping import KEPT, PAST, branch_name, of_branch
 from sidecar.snapshot.manifest import SnapshotId, snapshot_in
 from sidecar.stores.base import Commit, Revision, Store, StoreError
@@ -55,6 +56,13 @@ class Past:
     def counts(self) -> dict[str, int]:
         """What the commit says of it: ``files`` and ``bytes`` that it holds, entries ``changed``; what it knows."""
         return {name: int(number) for name, number in _COUNT.findall(self.body)}
+
+    @property
+    def seen(self) -> Seen:
+        """What a status page says of it."""
+        counts = self.counts
+        known = counts.get("files"), counts.get("bytes"), counts.get("changed")
+        return Seen(self.snapshot, self.at, *known, branch=self.branch)
 
     @property
     def number(self) -> SnapshotId:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 HOUR = 3600.0
@@ -43,6 +43,8 @@ class Budget:
     ceiling: int | None = None
     automatic: list[float] = field(default_factory=list)
     every: list[float] = field(default_factory=list)
+    tell: Callable[[bool], None] = lambda automatic: None
+    """Is told of each commit that is sent."""
 
     def seed(self, now: float, ages: Iterable[float], paced: Iterable[float]) -> None:
         """Count commits that are ``ages`` seconds old, by the store's own clock; it tells whole seconds at times.
@@ -60,6 +62,12 @@ class Budget:
         if automatic:
             insort(self.automatic, now)
         insort(self.every, now)
+        self.tell(automatic)
+
+    def in_hour(self, now: float) -> tuple[int, int]:
+        """How many commits the last hour saw, and how many of them were automatic."""
+        self._forget(now)
+        return len(self.every), len(self.automatic)
 
     def _forget(self, now: float) -> None:
         for times in (self.automatic, self.every):

@@ -135,14 +135,16 @@ class _Own:
 
     async def status(self, request: Request) -> Response:
         who = access.caller(request.scope)
-        body = status(self._state, time.monotonic(), names=access.sees_names(who, self._api_token))
+        owner = access.sees_names(who, self._api_token)
+        body = status(self._state, time.monotonic(), names=owner)
         vary = {"vary": "Accept, Authorization"}
         if not prefers_html(b",".join(who.values(b"accept")).decode("latin-1")):
             return _answer(200, body, headers=vary)
         from sidecar.web.pages.status import CSP, page  # few agents ever show it
 
         headers = {**_HEADERS, **vary, "content-security-policy": CSP}
-        return Response(page(body).encode("utf-8", "replace"), 200, headers, "text/html; charset=utf-8")
+        text = page(body, list(self._state.measures.samples), owner=owner if self._api_token else None)
+        return Response(text.encode("utf-8", "replace"), 200, headers, "text/html; charset=utf-8")
 
     async def checkpoint(self, request: Request) -> Response:
         refused = self._refused(request)

@@ -94,7 +94,20 @@ def status(state: State, now_mono: float, *, names: bool) -> dict[str, Any]:
             "hour": state.commits_hour,
             "total": state.commits_total,
             "stored_bytes": state.stored_bytes,
+            "paced": state.commits_paced,
+            "per_hour": state.commits_per_hour,
         },
+        "snapshots": [
+            {
+                "snapshot": one.snapshot,
+                "at": rfc3339(one.at),
+                "files": one.files,
+                "bytes": one.bytes,
+                "changed": one.changed,
+                "branch": one.branch,
+            }
+            for one in reversed(state.measures.snapshots)
+        ],
         "checklist": checklist(state, now_mono),
         "version": state.version,
         "instance": state.instance,

@@ -64,7 +64,9 @@ def test_three_restarts_each_ended_differently(space: Space) -> None:
         if how == "crash":
             assert space.process.wait(30) == code, space.said()
         else:
-            space.running()
+            status = space.running()
+            if life > 1:
+                assert status["snapshots"][0]["bytes"] > 0, "what the lives before this one made is known"
             space.wait(lambda s: b"written" in space.log.read_bytes().rsplit(b"starting:", 1)[1])
             space.checkpoint()
             if how == "kill":

@@ -192,6 +192,10 @@ def test_a_failure_backs_off_and_becomes_durable_again_with_all_that_was_dirty(
             await until(lambda: life.state.sync.pending == 0)
             assert {"data/a", "data/b", "data/c"} <= set((await life.manifest()).entries)
             assert picture(await life.restored() / "data") == picture(life.root)
+            assert life.state.measures.failures.keys() == {"unavailable"}
+            newest = life.state.measures.snapshots[-1]
+            assert (newest.snapshot, newest.files) == (life.state.sync.snapshot, 3)
+            assert life.state.measures.snapshots_made >= 2
 
     with caplog.at_level(logging.INFO, "sidecar"):
         live(base, scenario)

@@ -1,1 +1,1 @@
-"""Pages for browsers: whole documents without scripts, made from the same values as the JSON."""
+"""Pages for browsers: whole documents, made from the same values as the JSON; every value in them is escaped."""
