@@ -9,10 +9,10 @@ from sidecar.errors import SidecarError
 from sidecar.settings import Settings
 from sidecar.state import State
 from sidecar.stores.base import Usage
-from sidecar.sync.bulletin import human
 from sidecar.sync.engine import Engine
 from sidecar.sync.history import LAST, Retention
 from sidecar.sync.line import Edited, Fenced
+from sidecar.units import size_text
 
 FIRST_S = 60.0
 """A start has better things to do."""
@@ -63,7 +63,9 @@ def note(settings: Settings, state: State, usage: Usage) -> None:
     else:
         state.clear("long-history")
     if usage.bytes is not None and usage.free is not None and usage.bytes > usage.free:
-        sentence = f"{settings.store.url} takes {human(usage.bytes)} and its disk has {human(usage.free)} left: {ways}"
+        sentence = (
+            f"{settings.store.url} takes {size_text(usage.bytes)} and its disk has {size_text(usage.free)} left: {ways}"
+        )
         _warn(state, "store-grows", sentence)
     else:
         state.clear("store-grows")

@@ -84,3 +84,12 @@ def format_size(size: int) -> str:
         return "0"
     exact = [f"{size // factor}{unit}" for unit, factor in _SIZE_UNITS.items() if size % factor == 0]
     return min(exact, key=len)
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people say it, in three digits or less: ``38 MB``."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError

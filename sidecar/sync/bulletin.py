@@ -13,6 +13,7 @@ from sidecar.snapshot.captures import LARGE, LARGE_EVERY_S
 from sidecar.snapshot.manifest import SnapshotId
 from sidecar.state import State
 from sidecar.sync.survey import Survey
+from sidecar.units import size_text
 
 QUIET_S = 60.0
 """At most one line in this long while all is well."""
@@ -66,7 +67,7 @@ class Bulletin:
             return
         changed, self._suppressed, self._last_log = changed + self._suppressed, 0, now
         where = f" on branch {branch}" if branch else ""
-        log.info(f"durable {snapshot}{where}: {changed:,} changed, {human(size)}, lag {lag:.1f} s")
+        log.info(f"durable {snapshot}{where}: {changed:,} changed, {size_text(size)}, lag {lag:.1f} s")
 
     def good(self, pending: int, first: float) -> None:
         """All that a sync looked at is durable; ``pending`` paths changed since, the oldest at ``first``."""
@@ -122,7 +123,9 @@ class Bulletin:
                 log.warning(f"{path!r} can't be copied now ({why}): the store keeps what it has of it")
         for path in set(later) - said:
             every = LARGE_EVERY_S / 60
-            log.info(f"{path!r} is a database of over {human(LARGE)}: it is copied at most every {every:.0f} minutes")
+            log.info(
+                f"{path!r} is a database of over {size_text(LARGE)}: it is copied at most every {every:.0f} minutes"
+            )
         states = dict.fromkeys(later, "paced") | trouble
         sync.files = [{"path": p, "state": s} for p, s in sorted(states.items())[:100]]
         sync.paced = len(later)
@@ -155,12 +158,3 @@ class Bulletin:
             f" goes to branch {branch}"
         )
         self.state.lease = "fenced"
-
-
-def human(size: float) -> str:
-    """A number of bytes as people say it."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import re
 import time
 from html.parser import HTMLParser
@@ -134,7 +135,7 @@ def test_a_screen_reader_finds_its_way():
     assert tables == captions > 1
     assert all(value in ("col", "row") for value in read.values("scope"))
     levels = [int(each[1]) for each in read.tags if re.fullmatch("h[1-6]", each)]
-    assert all(deeper - level <= 1 for level, deeper in zip(levels, levels[1:], strict=False)), "no level is left out"
+    assert all(deeper - level <= 1 for level, deeper in itertools.pairwise(levels)), "no level is left out"
 
 
 def text_of(state, samples=(), **changes) -> str:

@@ -6,7 +6,7 @@ import datetime
 import json
 from typing import Any
 
-from sidecar.sync.bulletin import human
+from sidecar.units import size_text
 from sidecar.web.pages.markup import Html, join, tag
 
 NOTHING = "-"
@@ -47,7 +47,7 @@ def value(given: Any) -> str:
 
 
 def size(count: Any) -> str:
-    return human(count) if isinstance(count, int | float) and not isinstance(count, bool) else NOTHING
+    return size_text(count) if isinstance(count, int | float) and not isinstance(count, bool) else NOTHING
 
 
 def seconds(given: Any) -> str:
