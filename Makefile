@@ -4,6 +4,9 @@ VENV := .venv
 LOWEST := .venv-lowest
 PY := $(VENV)/bin/python
 SCALE ?= 1
+# Tests side by side; two fit the smallest machine. A module stays in one process: its fixtures cost the most.
+JOBS ?= 2
+SPREAD := -n $(JOBS) --dist loadfile
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -18,12 +21,12 @@ setup: ## the locked environment in .venv; at once when nothing changed
 demo: setup ## the whole story on this machine, no account: write, kill, lose the disk, restore
 	@$(VENV)/bin/sidecar demo $(ARGS)
 
-test: setup ## all tests but those that need an account; ARGS='-k name' narrows
-	$(PY) -m pytest $(ARGS)
+test: setup ## the core's tests; ARGS='-k name' narrows, JOBS=0 runs them in one process
+	$(PY) -m pytest $(SPREAD) $(ARGS)
 
 test-lowest: ## the stores' tests with the oldest Hub client that the package accepts
 	@scripts/setup $(LOWEST) requirements/lowest.lock
-	$(LOWEST)/bin/python -m pytest tests/stores $(ARGS)
+	$(LOWEST)/bin/python -m pytest tests/stores $(SPREAD) $(ARGS)
 
 check: setup ## ruff and mypy
 	$(PY) -m ruff check .

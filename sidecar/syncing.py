@@ -115,12 +115,13 @@ class Syncing:
             taken = await start.regain(self.here.store, recovered, self.here.plan.me)
             if taken is not None:
                 log.info(f"the lease is ours now (epoch {taken.tenure.epoch}): what main wrote is synced")
-                self.state.lease, self.state.epoch = "held", taken.tenure.epoch
-                self.state.clear("unleased")
                 leased = replace(recovered, head=taken.revision)
                 engine = await session.engine(self.here, session.base_of(leased), taken.tenure, None)
                 await session.ride(self.here, engine, leased)
                 self._run(engine)
+                # Only now: whoever reads it may ask for a checkpoint at once.
+                self.state.lease, self.state.epoch = "held", taken.tenure.epoch
+                self.state.clear("unleased")
 
     async def _orphaned(self) -> None:
         await self.start.give_back()

@@ -25,12 +25,16 @@ PARTS = [f"r/part-{n}" for n in range(8)]
 
 # A process that forks a child a line ("what steps root"): importing anew for each death would take most of the
 # time. With ``steps`` 0 the child isn't counted down.
-NURSERY = """
+NURSERY = r"""
 import asyncio, os, signal, sys
 from pathlib import Path
 from sidecar.stores.folder import FolderStore
 
 parts = sys.argv[1:]
+
+def say(*words):
+    # One write: a death between two would leave half a line, and print makes several where output is unbuffered.
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 async def commits(s, count):
     for n in range(count):
@@ -39,19 +43,19 @@ async def commits(s, count):
         files = {part: b"%d " % (last + 1) * 2000 for part in parts}
         files["r/of-%d" % (last + 1)] = b"new"
         await s.commit(head, files, ["r/of-%d" % last], str(last + 1))
-        print(last + 1, flush=True)
+        say(last + 1)
 
 async def compact(s):
     await s.compact()
-    print("compacted", flush=True)
+    say("compacted")
 
 async def prune(s):
     await s.compact((await s.history(2))[1].revision)
-    print("pruned", flush=True)
+    say("pruned")
 
 async def keep(s):
     await s.keep(await s.head(), "kept")
-    print("kept", flush=True)
+    say("kept")
 
 async def create(s):
     await s.check(create=True)
@@ -85,8 +89,8 @@ for line in sys.stdin:
                  "compact": compact, "prune": prune, "keep": keep, "create": create}
         asyncio.run(main(works[what], root))
         os._exit(0)
-    print("child", child, flush=True)
-    print("ended", os.waitpid(child, 0)[1], flush=True)
+    say("child", child)
+    say("ended", os.waitpid(child, 0)[1])
 """
 
 
