@@ -20,6 +20,7 @@ from sidecar.company import first
 from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
 from sidecar.life import Life, parse
 from sidecar.link import Link
+from sidecar.recording import Recording
 from sidecar.recovery import report
 from sidecar.recovery.start import Recovered, Start, classify
 from sidecar.session import Session
@@ -35,7 +36,8 @@ class Agent:
     def __init__(self, here: Session, life: Life, link: Link) -> None:
         self.here, self.life, self.link, self.state = here, life, link, here.state
         self.start = Start(here.store, here.index, here.plan, self.state, here.record)
-        self.syncing = Syncing(here, link, self.start)
+        self.recording = Recording(here)
+        self.syncing = Syncing(here, link, self.start, self.recording)
         self._company: list[asyncio.Task[Any]] = []
 
     async def live(self) -> int:
@@ -47,7 +49,7 @@ class Agent:
                 if code is not None:
                     return code
             else:
-                self.beside_main()
+                await self.beside_main()
             self.link.say("ready")
             await self.keep_syncing()
             return await self.last_sync()
@@ -100,22 +102,24 @@ class Agent:
             self.link.say("done")
             return 0
         if recovered is None:
+            await self.recording.write("continue")
             self.syncing.go_on_without()
         else:
             report.say(recovered, list(self.here.settings.roots), self.state, self.here.record)
-            self.state.recovery = self.here.record.document("ok")
+            await self.recording.write("ok")
             await self.syncing.attach(recovered)
         self.state.recovered = True
         self.state.phase = "ready"
         return None
 
-    def beside_main(self) -> None:
+    async def beside_main(self) -> None:
         """An agent before this one has restored: main runs, and nothing is restored over it."""
         self.state.recovered = True
         self.state.phase = "running"
         self.state.main_state, self.state.main_pid = "running", self.life.main_pid
         self.link.main.pid, self.link.main.exited = self.life.main_pid, self.life.main_exit
         self.link.main.started.set()
+        await self.recording.remember()
         self.syncing.reattach(orphan=("mode", "orphan") in self.life.keep)
 
     async def keep_syncing(self) -> None:
@@ -196,9 +200,9 @@ class Agent:
 
     async def _failed(self, failure: RestoreFailed) -> int:
         self.state.phase = "failed"
-        self.state.recovery = self.here.record.document("failed")
         log.error(f"recovery failed: {failure.message}. Nothing was uploaded, and main is not started")
-        await self.start.give_back()
+        await self.recording.write("failed")
+        await self.start.give_back(self.recording.last)
         self.link.say("fail", failure.exit_code)
         return failure.exit_code
 

@@ -55,7 +55,7 @@ def _restore(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
-def _snapshots(parser: argparse.ArgumentParser) -> None:
+def _newest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=_positive, default=20, help="show the newest N (20)")
     _json(parser)
 
@@ -128,7 +128,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Look into the store (no lease, no lock; also beside a running agent)": (
-        Command("snapshots", "[--limit N]", "list the snapshots, newest first", "look:snapshots", _snapshots),
+        Command("snapshots", "[--limit N]", "list the snapshots, newest first", "look:snapshots", _newest),
         Command("ls", "[REV] [PATH]", "list what a snapshot holds", "look:ls", _ls),
         Command("cat", "PATH [--revision R]", "write a file of a snapshot to stdout", "look:cat", _cat),
         Command(
@@ -138,6 +138,14 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "look:diff",
             _diff,
             "With one REV: from it to the head. What differs on this disk is told by `sidecar restore --dry-run`.",
+        ),
+        Command(
+            "recoveries",
+            "[--limit N]",
+            "what each start came to, newest first",
+            "recoveries:recoveries",
+            _newest,
+            "From the records in the store (the last 100 starts), and those in this machine's state dir that it lacks.",
         ),
         Command(
             "verify",

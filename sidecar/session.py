@@ -15,7 +15,6 @@ import sidecar
 from sidecar import log
 from sidecar.errors import ConfigError, RestoreFailed, SidecarError
 from sidecar.measures import SNAPSHOTS
-from sidecar.recovery import record as records
 from sidecar.recovery import report
 from sidecar.recovery import start as starting
 from sidecar.recovery.claim import Claimed, Moved, read_lease, refusal
@@ -27,13 +26,13 @@ from sidecar.recovery.start import Plan, Recovered
 from sidecar.settings import Settings, ensure_state_dir, load
 from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
-from sidecar.snapshot.manifest import RECOVERY, Manifest, snapshot_in
+from sidecar.snapshot.manifest import Manifest, snapshot_in
 from sidecar.state import RootState, State
 from sidecar.stores.base import Store, StoreError
 from sidecar.stores.opening import open_store
 from sidecar.sync.engine import Engine, Options
 from sidecar.sync.history import past
-from sidecar.sync.line import Base, read_small
+from sidecar.sync.line import Base
 from sidecar.sync.pace import CEILING, Budget, backoff
 
 _DEVICES = "devices"
@@ -192,14 +191,8 @@ def devices(here: Session, again: bool) -> dict[str, int | None]:
     return out
 
 
-async def ride(here: Session, engine: Engine, recovered: Recovered) -> None:
-    """What goes along with the first commit: the recovery record, and a README where there is none."""
-    before: bytes | None = None
-    try:
-        before = await read_small(here.store, recovered.head, RECOVERY, 20)
-    except (StoreError, TimeoutError) as error:
-        log.debug(f"earlier recovery records can't be read: {error}")
-    engine.rides[RECOVERY] = records.append(before, here.state.recovery or {})
+def ride(here: Session, engine: Engine, recovered: Recovered) -> None:
+    """What goes along with the first commit: a README where there is none, and what a chosen snapshot asks for."""
     if recovered.origin.readme:
         engine.rides["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
     if recovered.origin.chosen is not None:

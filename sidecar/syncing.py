@@ -14,6 +14,7 @@ from typing import Any
 from sidecar import log, session, tending
 from sidecar.errors import EX_FAILED, SidecarError
 from sidecar.link import Link
+from sidecar.recording import Recording
 from sidecar.recovery import start
 from sidecar.recovery.claim import Claimed
 from sidecar.recovery.lease import Left
@@ -35,8 +36,9 @@ STILL_S, CLAIM_S = 5.0, 60.0
 class Syncing:
     """The one engine of a life, as soon as there may be one; until then ``engine`` is None."""
 
-    def __init__(self, here: Session, link: Link, starting: Start) -> None:
+    def __init__(self, here: Session, link: Link, starting: Start, recording: Recording) -> None:
         self.here, self.link, self.state, self.start = here, link, here.state, starting
+        self.recording = recording
         self.verbs = AgentVerbs(self.state)
         self.verbs.unpruned = tending.why_not(here.settings)
         self.engine: Engine | None = None
@@ -51,14 +53,17 @@ class Syncing:
             return
         self.link.say("keep", "epoch", recovered.tenure.epoch)
         engine = await session.engine(self.here, session.base_of(recovered), recovered.tenure, recovered.access.now)
-        await session.ride(self.here, engine, recovered)
+        await self._ride(engine, recovered)
         self._run(engine)
+
+    async def _ride(self, engine: Engine, recovered: Recovered) -> None:
+        session.ride(self.here, engine, recovered)
+        await self.recording.ride(engine, recovered.head)
 
     def go_on_without(self) -> None:
         """SIDECAR_ON_RESTORE_FAILURE=continue: main runs, and what it writes never touches the main line."""
         self.state.mode = "orphan"
         self.state.note("orphan", "recovery failed: what main writes goes to a branch of its own")
-        self.state.recovery = self.here.record.document("continue")
         log.error(
             f"recovery failed: {self.state.recovery_error}. SIDECAR_ON_RESTORE_FAILURE=continue: main starts"
             f" on what is on this disk; what it writes goes to branch orphan/{self.here.plan.me.instance},"
@@ -117,7 +122,7 @@ class Syncing:
                 log.info(f"the lease is ours now (epoch {taken.tenure.epoch}): what main wrote is synced")
                 leased = replace(recovered, head=taken.revision)
                 engine = await session.engine(self.here, session.base_of(leased), taken.tenure, None)
-                await session.ride(self.here, engine, leased)
+                await self._ride(engine, leased)
                 self._run(engine)
                 # Only now: whoever reads it may ask for a checkpoint at once.
                 self.state.lease, self.state.epoch = "held", taken.tenure.epoch

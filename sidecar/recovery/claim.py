@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -160,11 +160,11 @@ async def _commit(store: Store, head: Revision | None, lease: Lease, message: st
         raise Moved from None
 
 
-async def withdraw(store: Store, claimed: Claimed) -> None:
-    """Give a lease back that was taken for nothing. Raises StoreError."""
+async def withdraw(store: Store, claimed: Claimed, along: Mapping[str, bytes]) -> None:
+    """Give a lease back that was taken for nothing, and put ``along`` with it. Raises StoreError."""
     document = claimed.tenure.released(clean=bool(claimed.clean))
     message = f"sidecar: lease {claimed.tenure.epoch} withdrawn by {claimed.tenure.lease.instance}"
-    await store.commit(claimed.revision, {leases.PATH: document}, [], message)
+    await store.commit(claimed.revision, {**along, leases.PATH: document}, [], message)
 
 
 async def unask(store: Store, head: Revision, found: Lease) -> None:

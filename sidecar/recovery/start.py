@@ -7,7 +7,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +40,9 @@ WITHDRAWALS = 5
 """How often letting go of the lease gives way to other commits."""
 
 Failure = Literal["wait", "exit", "continue"]
+
+Along = Callable[[Revision, float], Awaitable[Mapping[str, bytes]]]
+"""Files (store path and bytes) to put with a commit onto a revision, told within so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,26 +326,27 @@ class Start:
             )
         return access
 
-    async def give_back(self) -> None:
+    async def give_back(self, along: Along | None = None) -> None:
         """Withdraw the claim, or the request, of a start that comes to nothing, also one whose answer never came.
 
-        Never raises.
+        ``along`` is asked what to put with that commit. Never raises.
         """
         if self._asked_for == "nothing":
             return
         try:
-            await asyncio.wait_for(self._withdraw(), LATE_S)
+            await asyncio.wait_for(self._withdraw(along), LATE_S)
         except (SidecarError, TimeoutError) as error:
             log.warning(f"the lease could not be given back ({said(error)}): the next start waits for us in vain")
 
-    async def _withdraw(self) -> None:
+    async def _withdraw(self, along: Along | None) -> None:
         """Let go of what is ours at the head; again where the head moves meanwhile. Raises StoreErrors."""
         claimed, self.claimed = self.claimed, None
         for attempt in range(1, WITHDRAWALS + 1):
             try:
                 claimed = claimed or await self._landed()
                 if claimed is not None:
-                    await withdraw(self.store, claimed)
+                    more = await along(claimed.revision, LATE_S / 2) if along is not None else {}
+                    await withdraw(self.store, claimed, more)
                     self.state.lease = "none"
                 self._asked_for = "nothing"
                 return

@@ -9,7 +9,7 @@ import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -41,6 +41,10 @@ SOME = 50
 
 EDITS = 4
 """How often one sync is planned anew because somebody edits the store."""
+
+ALONE_S = 10.0
+"""What is to go along with a commit waits so long for one before it goes alone: a start that ends sooner has one."""
+ALONE_AGAIN_S = 60.0
 
 CHECK_S = 5.0
 """How often is made sure that the folders that are watched are still the roots."""
@@ -85,6 +89,7 @@ class Engine:
         self.bulletin = Bulletin(state)
         self.surveyor = Surveyor(options.roots, index, options.patterns, options.own, devices)
         self.rides: dict[str, bytes] = {}
+        self._alone_at = 0.0
         self.on_fenced: Callable[[], None] = lambda: None
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -133,6 +138,12 @@ class Engine:
         """Look at every entry at the next sync."""
         self._dirty = None
         self._first = self._first or time.monotonic()
+        self._wake.set()
+
+    def along(self, files: Mapping[str, bytes]) -> None:
+        """Put ``files`` (store paths) with the next commit, or by themselves where none is due soon."""
+        self.rides.update(files)
+        self._alone_at = time.monotonic() + ALONE_S
         self._wake.set()
 
     def _collect(self) -> None:
@@ -185,8 +196,13 @@ class Engine:
                 if at is not None and at <= now:
                     await self.snapshot("automatic")
                     continue
+                alone = self._alone(now) if at is None else None
+                if alone is not None and alone <= now:
+                    await self._send_rides()
+                    continue
                 self._wake.clear()
-                wait = min(t for t in (at, next_rescan, next_check, *self._later.values()) if t is not None) - now
+                times = (at, alone, next_rescan, next_check, *self._later.values())
+                wait = min(t for t in times if t is not None) - now
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), max(wait, 0.01))
         finally:
@@ -202,6 +218,35 @@ class Engine:
         last = max(self._last, self._hints.last) if self._last else 0.0
         at = pace.due(self._first, last, self.options.quiet_s, self.options.max_delay_s)
         return max(at, self._not_before, self.budget.automatic_at(now))
+
+    def _alone(self, now: float) -> float | None:
+        """When what rides goes without a snapshot; None where there is nothing, or where no snapshot was made yet."""
+        if not self.rides or self.line.snapshot is None or self.line.branch is not None or self._from is not None:
+            return None
+        return max(self._alone_at, self.budget.automatic_at(now))
+
+    async def _send_rides(self) -> None:
+        """One small commit that makes no snapshot. Never raises; what fails is tried again."""
+        async with self._lock:
+            self._alone_at = time.monotonic() + ALONE_AGAIN_S
+            self._weight, rides = 0, dict(self.rides)
+            title = f"sidecar: recovery record of {self.options.instance}"
+            until = time.monotonic() + 60
+            try:
+                await self._settle_unclear(until)
+                await self.line.commit(rides, [], title, automatic=True, until=until)
+                self._sent(rides)
+            except Fenced:
+                self._fenced()
+            except Edited:
+                self._reassert = True
+                self.bulletin.edited()
+                self.everything()
+            except SidecarError as error:
+                log.debug(f"the recovery record could not be sent, and waits: {error}")
+
+    def _sent(self, rides: Mapping[str, bytes]) -> None:
+        self.rides = {path: data for path, data in self.rides.items() if rides.get(path) is not data}
 
     # --- one snapshot ---------------------------------------------------------------------------------------------
 
@@ -336,7 +381,7 @@ class Engine:
                 anew=look.reassert,
                 compacting=why in ("automatic", "asked") and not look.reassert,
             )
-            rides = dict(self.rides)
+            rides = {p: data for p, data in self.rides.items() if p != LEASE or self.line.branch is None}
             again = {path: source for path, source in again.items() if path in package.parts}
             put, delete = {**again, **package.put, **rides}, package.delete
             if look.reassert:
@@ -364,7 +409,7 @@ class Engine:
                 continue
             self.bulletin.totals(await asyncio.to_thread(self._promote, revision))
             self.line.snapshot, self._reassert, self._from = number, False, None
-            self.rides = {path: data for path, data in self.rides.items() if rides.get(path) is not data}
+            self._sent(rides)
             self.state.commits_hour, self.state.commits_paced = self.budget.in_hour(time.monotonic())
             lag = time.monotonic() - first
             self.bulletin.durable(number, revision, package.changed, package.bytes, lag, self.line.branch)

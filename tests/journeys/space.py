@@ -78,9 +78,12 @@ class Space:
         return self.process
 
     def hurry(self, **constants: float) -> None:
-        """Let the agent have other ``constants``, which nobody sets in real life: tests can't wait so long."""
-        lines = [f"    sidecar.syncing.{name} = {value}" for name, value in constants.items()]
-        script = "\n".join(["import sys", "if 'agent' in sys.orig_argv:", "    import sidecar.syncing", *lines, ""])
+        """Let the agent have other ``constants``: ``NAME`` of syncing, ``room.module.NAME``. Nobody waits so long."""
+        full = {name if "." in name else f"syncing.{name}": value for name, value in constants.items()}
+        lines = [
+            f"    import sidecar.{name.rpartition('.')[0]}; sidecar.{name} = {value}" for name, value in full.items()
+        ]
+        script = "\n".join(["import sys", "if 'agent' in sys.orig_argv:", *lines, ""])
         (self.home / "site").mkdir(exist_ok=True)
         (self.home / "site/sitecustomize.py").write_text(script)
         self.env["PYTHONPATH"] = f"{self.home}/site:{REPO}"

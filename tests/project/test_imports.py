@@ -21,7 +21,10 @@ PACKAGE = ROOT / "sidecar"
 # A module may import from its own layer and from those that stand below it.
 LAYERS: list[tuple[str, frozenset[str]]] = [
     ("cli", frozenset({"__main__", "cli", "commands", "demo"})),
-    ("agent", frozenset({"agent", "company", "life", "link", "once", "session", "syncing", "tending", "verbs"})),
+    (
+        "agent",
+        frozenset({"agent", "company", "life", "link", "once", "recording", "session", "syncing", "tending", "verbs"}),
+    ),
     ("rooms", frozenset({"web", "recovery", "sync", "fleet"})),
     ("snapshot", frozenset({"snapshot"})),
     ("stores", frozenset({"stores"})),

@@ -339,7 +339,7 @@ def test_what_was_taken_for_nothing_is_given_back(tmp_path: Path) -> None:
         await put(store, Tenure(held(4, "before")).released(clean=True))
         taken = await take(store)
         assert isinstance(taken, Claimed)
-        await withdraw(store, taken)
+        await withdraw(store, taken, {})
         lease = await now(store)
         assert (lease.epoch, lease.state, lease.clean, lease.instance) == (5, "released", True, "me")
         again = await take(store, me=Me("next", "local"))
