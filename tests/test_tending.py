@@ -50,7 +50,7 @@ def test_a_long_history_is_a_warning_on_the_hub_only() -> None:
     made = state()
     tending.note(settings(), made, Usage(1499, 10))
     assert made.notes == {}
-    assert status(made, 0.0, names=False)["commits"] == {"hour": 0, "total": 1499, "stored_bytes": 10}
+    assert status(made, 0.0, names=False)["commits"].items() >= {"hour": 0, "total": 1499, "stored_bytes": 10}.items()
     tending.note(settings(), made, Usage(1500, 10))
     assert "1,500 commits" in made.notes["long-history"]
     assert "sidecar prune" in made.notes["long-history"]
