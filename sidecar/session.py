@@ -156,11 +156,8 @@ async def engine(here: Session, base: Base, tenure: Tenure | None, now: float | 
     here.state.commits_per_hour = per_hour
     try:
         history = await asyncio.wait_for(here.store.history(150), 30)
-        times = [c.at for c in history if c.at is not None]
-        at = now if now is not None else (max(times) if times else 0.0)
-        # Claims and releases of earlier lives count for the ceiling, not for the pace of snapshots.
-        paced = [at - c.at for c in history if c.at is not None and snapshot_in(c.title) is not None]
-        budget.seed(time.monotonic(), [at - t for t in times], paced)
+        commits = [(c.at, snapshot_in(c.title) is not None) for c in history if c.at is not None]
+        budget.seed_from(commits, now, time.monotonic())
         here.state.commits_total = len(history) if len(history) < 150 else None
         here.state.commits_hour, here.state.commits_paced = budget.in_hour(time.monotonic())
         for one in reversed(past(history, {})[:SNAPSHOTS]):

@@ -21,6 +21,7 @@ from sidecar.recovery.lease import Left
 from sidecar.recovery.start import Recovered, Standing, Start
 from sidecar.session import Session
 from sidecar.sync.engine import Engine
+from sidecar.sync.pace import spread
 from sidecar.verbs import AgentVerbs
 
 REGAIN_S = 60.0
@@ -116,7 +117,7 @@ class Syncing:
     async def _regain(self, recovered: Recovered) -> None:
         """Unleased: try again until the store lets us, as long as its head is still what was restored."""
         while self.engine is None:
-            await asyncio.sleep(REGAIN_S)
+            await asyncio.sleep(spread(REGAIN_S))
             taken = await start.regain(self.here.store, recovered, self.here.plan.me)
             if taken is not None:
                 log.info(f"the lease is ours now (epoch {taken.tenure.epoch}): what main wrote is synced")
@@ -139,7 +140,7 @@ class Syncing:
         """Look whether somebody asks for the lease, or has taken it."""
         began = time.monotonic()
         while engine.tenure is not None and self.state.lease == "held":
-            await asyncio.sleep(LEASE_YOUNG_S if time.monotonic() - began < YOUNG_S else LEASE_OLD_S)
+            await asyncio.sleep(spread(LEASE_YOUNG_S if time.monotonic() - began < YOUNG_S else LEASE_OLD_S))
             await engine.heed_lease()
         if engine.tenure is not None and engine.left:
             await self._reclaim(engine, Left(engine.tenure.epoch, engine.left))
@@ -150,7 +151,7 @@ class Syncing:
         patience = max(2 * here.plan.handoff_wait_s, NOBODY_S)
         while True:
             waited = time.monotonic() - since
-            await asyncio.sleep(LEASE_YOUNG_S if waited < YOUNG_S else LEASE_OLD_S)
+            await asyncio.sleep(spread(LEASE_YOUNG_S if waited < YOUNG_S else LEASE_OLD_S))
             try:
                 look = start.standing(here.store, here.plan, left, time.monotonic() - since, patience)
                 found = await asyncio.wait_for(look, CLAIM_S)

@@ -12,6 +12,7 @@ from sidecar.stores.base import Usage
 from sidecar.sync.engine import Engine
 from sidecar.sync.history import LAST, Retention
 from sidecar.sync.line import Edited, Fenced
+from sidecar.sync.pace import spread
 from sidecar.units import size_text
 
 FIRST_S = 60.0
@@ -27,7 +28,7 @@ async def tend(settings: Settings, state: State, engine: Engine) -> None:
     """For as long as the agent lives. What fails is tried again an hour later."""
     wait = FIRST_S
     while True:
-        await asyncio.sleep(wait)
+        await asyncio.sleep(spread(wait))
         wait = EVERY_S
         try:
             usage = await asyncio.wait_for(engine.store.usage(), LIMIT_S)

@@ -175,7 +175,7 @@ class Start:
     def _pause(self, retry_after: float | None) -> float:
         wait = min(60.0, 0.5 * 2.0 ** min(self._progress.failures, 8)) * (0.5 + random.random() / 2)
         if retry_after is not None:
-            wait = max(wait, min(retry_after, 60.0))
+            wait = max(wait, min(retry_after, 60.0) * (1 + random.random() / 4))
         if self.plan.on_failure == "wait":
             return wait
         return max(0.05, min(wait, self._left()))

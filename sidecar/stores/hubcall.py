@@ -240,5 +240,6 @@ def _wait(error: Failure | None, pause: float, longest: float) -> float | None:
         return jittered
     if isinstance(error, Answered) and error.status in REPEATABLE:
         hint = error.retry_after or 0.0
-        return max(jittered, hint) if hint <= longest else None
+        # All whom it told the same at once must not come back at once.
+        return max(jittered, hint * random.uniform(1.0, 1.25)) if hint <= longest else None
     return None

@@ -143,7 +143,6 @@ class Line:
         self._cut.clear()
         failures, turns, unclear = 0, 0, False
         while True:
-            began = time.monotonic()
             try:
                 revision = await self._send(put, delete, message, until)
             except Conflict:
@@ -158,7 +157,7 @@ class Line:
             except Unavailable as error:
                 if error.unclear:
                     unclear = True
-                    self.budget.note(began, automatic=False)  # the store may have counted it
+                    self.budget.note(time.monotonic(), automatic=False)  # the store may have counted it
                 landed = await self._landed(title, until) if unclear else None
                 if landed is None:
                     failures += 1
@@ -170,8 +169,8 @@ class Line:
                         await asyncio.wait_for(self._cut.wait(), wait)
                     continue
                 revision = landed
-            # An outage that took many attempts must not hold back what comes after it.
-            self.budget.note(began, automatic=automatic)
+            # The store counts when it landed, which may be long after it was sent: what is noted is never earlier.
+            self.budget.note(time.monotonic(), automatic=automatic)
             self.head = self.ours = revision
             self.lost = False
             return revision

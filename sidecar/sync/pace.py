@@ -14,6 +14,10 @@ HOUR = 3600.0
 BURST = 10
 CEILING = 120
 """All commits together in any sliding hour on the Hub, which refuses at about 128 (seen in public threads)."""
+LONGEST_HINT = 300.0
+"""Seconds up to which a store's own Retry-After is believed."""
+WHOLE_S = 1.0
+"""Stores tell whole seconds: an age that is the difference of two such times may be wrong by so much."""
 
 
 def due(first: float, last: float, quiet_s: float, max_delay_s: float) -> float:
@@ -24,11 +28,17 @@ def due(first: float, last: float, quiet_s: float, max_delay_s: float) -> float:
 def backoff(failures: int, least: float = 1.0, most: float = 60.0, retry_after: float | None = None) -> float:
     """How long to wait after the n-th failure in a row: doubling, with full jitter above one half, bounded.
 
-    A store's own ``retry_after`` is believed up to five minutes: some are known to lie.
+    A store's own ``retry_after`` is believed up to five minutes: some are known to lie. It tells the same to all who
+    ask at once, so up to a quarter more is added: they don't come back at once.
     """
     wait = min(most, least * 2.0 ** min(failures - 1, 16))
     wait *= 0.5 + random.random() / 2
-    return max(wait, min(retry_after, 300.0)) if retry_after is not None else wait
+    return wait if retry_after is None else max(wait, min(retry_after, LONGEST_HINT) * (1 + random.random() / 4))
+
+
+def spread(seconds: float) -> float:
+    """A period of about ``seconds``, never longer: what was started together doesn't ask together for ever."""
+    return seconds * (0.75 + random.random() / 4)
 
 
 @dataclass(slots=True)
@@ -47,14 +57,25 @@ class Budget:
     """Is told of each commit that is sent."""
 
     def seed(self, now: float, ages: Iterable[float], paced: Iterable[float]) -> None:
-        """Count commits that are ``ages`` seconds old, by the store's own clock; it tells whole seconds at times.
+        """Count commits that are ``ages`` seconds old, by the store's own clock; each is taken for ``WHOLE_S`` younger.
 
         ``paced`` are the snapshots' among them (which of those were automatic can't be told any more).
         """
         for times, those in ((self.every, ages), (self.automatic, paced)):
             for age in those:
-                if -HOUR < age < HOUR:
-                    insort(times, now - max(age, 0.0))
+                if -HOUR < age < HOUR + WHOLE_S:
+                    insort(times, now - max(age - WHOLE_S, 0.0))
+
+    def seed_from(self, commits: Iterable[tuple[float, bool]], store_now: float | None, now: float) -> None:
+        """Count what other lives committed: the store's own times, and whether each was a snapshot.
+
+        ``store_now`` is the store's clock, where it told one (else the newest commit is taken for a new one); ``now``
+        is ours.
+        """
+        known = list(commits)
+        at = max((t for t, _ in known), default=0.0) if store_now is None else store_now
+        # Claims and releases of earlier lives count for the ceiling, not for the pace of snapshots.
+        self.seed(now, [at - t for t, _ in known], [at - t for t, snapshot in known if snapshot])
 
     def note(self, now: float, *, automatic: bool) -> None:
         """A commit was sent (whatever came of it: the store may have counted it)."""

@@ -69,7 +69,7 @@ def test_backoffs_differ() -> None:
 @given(st.integers(1, 30), st.floats(0, 1e9))
 def test_a_stores_own_wait_is_believed_up_to_five_minutes(failures: int, retry_after: float) -> None:
     wait = backoff(failures, retry_after=retry_after)
-    assert min(retry_after, 300) <= wait <= max(300, 60)
+    assert min(retry_after, 300) <= wait <= 375
 
 
 def test_other_bounds() -> None:
@@ -177,13 +177,13 @@ def test_without_a_ceiling_checkpoints_never_wait() -> None:
 
 def test_what_other_lives_committed_counts() -> None:
     budget = Budget(30, CEILING)
-    ages = [0, 10, 3599, 3600, 7200, -0.7]
+    ages = [0, 10, 3599, 3600, 3601, 7200, -0.7]
     budget.seed(1000.0, ages, ages[1:3])
-    assert (len(budget.every), len(budget.automatic)) == (4, 2)
+    assert (len(budget.every), len(budget.automatic)) == (5, 2)
     assert max(budget.every) == 1000.0, "a clock that tells whole seconds may be ahead of its own commit"
     fresh = Budget(5)
     fresh.seed(0.0, [10.0] * 9, [10.0] * 5)
-    assert fresh.automatic_at(0.0) == pytest.approx(HOUR - 10)
+    assert fresh.automatic_at(0.0) == pytest.approx(HOUR - 9), "an age in whole seconds may be one too many"
     sent = continuous(fresh, 3)
     assert most_in_an_hour(sorted([*sent, *[-10.0] * 5])) <= 5
 
