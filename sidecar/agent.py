@@ -15,7 +15,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidecar import company, log, once, session
+from sidecar import company, log, once, pings, session
 from sidecar.company import first
 from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
 from sidecar.life import Life, parse
@@ -78,10 +78,12 @@ class Agent:
         self.link.start()
         self.link.say("hello", settings.stop_timeout_s, settings.shutdown_grace_s)
         self.link.hand_over(self.here.locks.fds)
+        pings.recall(self.state, settings.state_dir)
         beside = [
             company.beat(self.state, self.link),
             company.follow_main(self.state, self.link),
             company.sample(self.state, lambda: self.syncing.engine),
+            pings.remember(self.state, settings.state_dir),
         ]
         if not settings.store.persistent:
             beside.append(company.remind(settings, self.state))

@@ -75,6 +75,7 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
         space=settings.identity,
         store=settings.store.url,
         persistent=settings.store.persistent,
+        in_space=settings.space_id is not None,
         max_delay_s=settings.max_delay_s,
         roots={root.name: RootState(root.name) for root in settings.roots},
     )

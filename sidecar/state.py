@@ -5,6 +5,7 @@ Only the event loop's thread writes to it; a reader sees a value of some moment,
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -70,10 +71,22 @@ class SyncState:
 
 @dataclass(slots=True)
 class Keepalive:
+    """Pings from outside: the last one (wall clock for people, monotonic for judging), and how often they are due.
+
+    ``since_mono`` is from when on they were to come, where none came in this life yet; None: since the agent's start.
+    """
+
     last: float | None = None
     last_mono: float | None = None
     agent: str | None = None
     every_s: float | None = None
+    since_mono: float | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)  # set by each ping
+
+    def ping(self, agent: str) -> None:
+        """Somebody outside, who calls itself ``agent``, has asked how we are."""
+        self.last, self.last_mono, self.agent = time.time(), time.monotonic(), agent
+        self.news.set()
 
 
 @dataclass(slots=True)
@@ -85,6 +98,7 @@ class State:
     space: str
     store: str
     persistent: bool
+    in_space: bool = False  # behind a Space's proxy, which names every visitor
     started: float = field(default_factory=time.time)
     started_mono: float = field(default_factory=time.monotonic)
     phase: Phase = "starting"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Mapping
+from typing import Any
 
 from sidecar.errors import ConfigError
 from sidecar.roots import home_of
+
+NOTE_MOST = 1 << 20
+"""Characters of a note that are read."""
 
 
 def choose_state_dir(environ: Mapping[str, str]) -> tuple[str, str]:
@@ -83,3 +88,25 @@ def _claim_private(path: str) -> None:
         raise OSError(f"it belongs to user {found.st_uid}, in a folder that everybody may write to")
     if found.st_mode & 0o077:
         os.chmod(path, 0o700)
+
+
+def note_down(folder: str | os.PathLike[str], name: str, document: Mapping[str, Any]) -> None:
+    """Write ``document`` as JSON to the state dir's file ``name``, whole or not at all. Raises ``OSError``."""
+    fresh = os.path.join(folder, f".{name}.{os.getpid()}")
+    with open(fresh, "w", encoding="ascii", opener=_private) as file:
+        json.dump(document, file)
+    os.replace(fresh, os.path.join(folder, name))
+
+
+def noted(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
+    """What ``note_down`` wrote there; empty where nothing did, or where it can't be read."""
+    try:
+        with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+            found = json.loads(file.read(NOTE_MOST))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

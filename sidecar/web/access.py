@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 LISTENER = "sidecar.listener"
@@ -18,6 +19,15 @@ _FORWARDING = {b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client
 # Probes of platforms and load balancers come by themselves: they prove no schedule, and keep no Space awake.
 _PLATFORM = re.compile(r"kube-probe/|GoogleHC/|ELB-HealthChecker/|Consul Health Check", re.IGNORECASE)
 _AGENT_CHARS = 120
+_INNER = tuple(
+    map(
+        ip_network,
+        (
+            "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+            "::1/128", "fc00::/7", "fe80::/10",
+        ),
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +104,12 @@ def refusal(who: Caller, api_token: str | None, upstream: bool) -> Refusal | Non
     )
 
 
-def outside_ping(who: Caller) -> str | None:
+def outside_ping(who: Caller, in_space: bool = False) -> str | None:
     """The user agent, printable and cut, of a caller from outside of this machine and platform; else None.
 
-    ``-`` stands for a caller that names none. A platform's own probe can be told only where it says so.
+    ``-`` stands for a caller that names none. ``in_space``: the proxy names each visitor in X-Forwarded-For, so
+    whoever comes without one, or by private addresses alone, is the platform itself. Elsewhere a platform's own
+    probe can be told only where it says so.
     """
     if who.listener == UNIX:
         return None
@@ -105,7 +117,9 @@ def outside_ping(who: Caller) -> str | None:
     if _PLATFORM.search(agent):
         return None
     hops = b",".join(who.values(b"x-forwarded-for")).decode("latin-1").replace(" ", "").strip(",")
-    if hops:
+    if in_space:
+        outside = not all(map(_is_inner, hops.split(",")))
+    elif hops:
         outside = not all(is_loopback(hop) for hop in hops.split(","))
     else:
         outside = _forwarded(who.headers) or not is_loopback(who.peer)
@@ -115,6 +129,15 @@ def outside_ping(who: Caller) -> str | None:
 def is_loopback(address: str | None) -> bool:
     """Is ``address`` this machine itself? IPv4 in an IPv6 socket comes as ``::ffff:127.0.0.1``."""
     return address is not None and (address == "::1" or address.removeprefix("::ffff:").startswith("127."))
+
+
+def _is_inner(address: str) -> bool:
+    """Is ``address`` one that no visitor has: of this machine, or of the platform's own network?"""
+    try:
+        found = ip_address(address.strip("[]").removeprefix("::ffff:"))
+    except ValueError:
+        return not address
+    return any(found in net for net in _INNER if net.version == found.version)
 
 
 def _not_local(who: Caller, upstream: bool) -> str | None:

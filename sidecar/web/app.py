@@ -114,10 +114,9 @@ class _Own:
         self.paths: tuple[str, ...] = ()
 
     async def health(self, request: Request) -> Response:
-        agent = access.outside_ping(access.caller(request.scope))
+        agent = access.outside_ping(access.caller(request.scope), self._state.in_space)
         if agent is not None:
-            seen = self._state.keepalive
-            seen.last, seen.last_mono, seen.agent = time.time(), time.monotonic(), agent
+            self._state.keepalive.ping(agent)
         code, body = health(self._state, time.monotonic())
         return _answer(code, body, media_type="application/health+json")
 

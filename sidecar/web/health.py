@@ -22,8 +22,8 @@ TROUBLE_S = 600.0
 """Stale, unsettled or unreadable entries often mend themselves at the next scan: warn only past this."""
 KEEPALIVE_S = 45 * 60.0
 """How often a ping is expected once there was one: what the recommended scheduler does."""
-KEEPALIVE_SLACK = 1.25
-"""Schedulers ping with jitter and retries: overdue is only what is a quarter late."""
+KEEPALIVE_PERIODS = 2
+"""Schedulers ping with jitter and retries, and one ping may get lost: overdue is what two periods went without."""
 
 FAIL = {
     "recovering": "Recovery isn't done yet.",
@@ -108,11 +108,12 @@ def lag_s(state: State, now_mono: float) -> float:
 def keepalive(state: State, now_mono: float) -> Keepalive:
     """Do pings from outside come often enough? Judged once there was one, or where they were promised."""
     seen = state.keepalive
-    if seen.last_mono is None and seen.every_s is None:
+    if seen.last_mono is None and seen.last is None and seen.every_s is None:
         return "unknown"
-    last = state.started_mono if seen.last_mono is None else seen.last_mono
+    since = state.started_mono if seen.since_mono is None else seen.since_mono
+    last = since if seen.last_mono is None else seen.last_mono
     every = KEEPALIVE_S if seen.every_s is None else seen.every_s
-    if now_mono - last > every * KEEPALIVE_SLACK:
+    if now_mono - last > every * KEEPALIVE_PERIODS:
         return "overdue"
     return "unknown" if seen.last_mono is None else "ok"
 

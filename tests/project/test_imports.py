@@ -23,7 +23,21 @@ LAYERS: list[tuple[str, frozenset[str]]] = [
     ("cli", frozenset({"__main__", "cli", "commands", "demo"})),
     (
         "agent",
-        frozenset({"agent", "company", "life", "link", "once", "recording", "session", "syncing", "tending", "verbs"}),
+        frozenset(
+            {
+                "agent",
+                "company",
+                "life",
+                "link",
+                "once",
+                "pings",
+                "recording",
+                "session",
+                "syncing",
+                "tending",
+                "verbs",
+            }
+        ),
     ),
     ("rooms", frozenset({"web", "recovery", "sync", "fleet"})),
     ("snapshot", frozenset({"snapshot"})),

@@ -162,6 +162,16 @@ def test_pings_from_outside_are_told_from_our_own():
     assert outside_ping(who(via="1.1 proxy", **ping)) == "n8n"
 
 
+def test_behind_a_spaces_proxy_only_who_is_named_as_a_visitor_counts():
+    assert outside_ping(who(peer="10.0.0.1", x_forwarded_for="203.0.113.9", user_agent="n8n"), True) == "n8n"
+    assert outside_ping(who(peer="10.0.0.1", x_forwarded_for="2001:db8::1, 10.1.2.3"), True) == "-"
+    assert outside_ping(who(peer="10.0.0.1", x_forwarded_for="somebody"), True) == "-"
+    assert outside_ping(who(peer="10.0.0.1"), True) is None
+    assert outside_ping(who(peer="10.0.0.1", x_forwarded_for="10.2.3.4, ::ffff:127.0.0.1, fd00::1"), True) is None
+    assert outside_ping(who(x_forwarded_for=" , "), True) is None
+    assert outside_ping(who(UNIX, None, x_forwarded_for="203.0.113.9"), True) is None
+
+
 @pytest.mark.parametrize("agent", ["kube-probe/1.30", "GoogleHC/1.0", "ELB-HealthChecker/2.0"])
 def test_a_platforms_own_probe_is_no_ping(agent):
     assert outside_ping(who(peer="10.0.0.1", user_agent=agent)) is None

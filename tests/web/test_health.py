@@ -114,11 +114,20 @@ def test_lag_counts_from_the_first_change_that_waits():
 
 def test_keepalive_is_judged_only_after_a_ping_or_a_promise():
     assert keepalive(well(), NOW) == "unknown"
-    assert keepalive(well(keepalive=Keepalive(every_s=60.0), started_mono=NOW - 70), NOW) == "unknown"
-    assert keepalive(well(keepalive=Keepalive(every_s=60.0), started_mono=NOW - 76), NOW) == "overdue"
+    assert keepalive(well(keepalive=Keepalive(every_s=60.0), started_mono=NOW - 119), NOW) == "unknown"
+    assert keepalive(well(keepalive=Keepalive(every_s=60.0), started_mono=NOW - 121), NOW) == "overdue"
     assert keepalive(well(keepalive=Keepalive(last_mono=NOW - 50 * 60)), NOW) == "ok"
-    assert keepalive(well(keepalive=Keepalive(last_mono=NOW - 57 * 60)), NOW) == "overdue"
-    assert keepalive(well(keepalive=Keepalive(last_mono=NOW - 57 * 60, every_s=7200.0)), NOW) == "ok"
+    assert keepalive(well(keepalive=Keepalive(last_mono=NOW - 89 * 60)), NOW) == "ok"
+    assert keepalive(well(keepalive=Keepalive(last_mono=NOW - 91 * 60)), NOW) == "overdue"
+    assert keepalive(well(keepalive=Keepalive(last_mono=NOW - 91 * 60, every_s=7200.0)), NOW) == "ok"
+
+
+def test_a_ping_of_an_earlier_life_makes_the_next_one_due_from_the_start_of_this_one():
+    seen = Keepalive(last=1.0)
+    assert keepalive(well(keepalive=seen, started_mono=NOW - 89 * 60), NOW) == "unknown"
+    assert keepalive(well(keepalive=seen, started_mono=NOW - 91 * 60), NOW) == "overdue"
+    seen = Keepalive(last=1.0, since_mono=NOW - 91 * 60)
+    assert keepalive(well(keepalive=seen, started_mono=NOW - 5), NOW) == "overdue", "the agent alone was new"
 
 
 def test_ready_means_recovered_and_started_and_with_an_upstream_reached():
