@@ -218,6 +218,15 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         ),
     ),
     "Set it up": (
+        Command(
+            "doctor",
+            "[--json]",
+            "the operational checklist: what holds, what doesn't, and each fix",
+            "doctor:doctor",
+            _json,
+            "Asks the running agent, and looks at store, token and disk itself; without an agent it goes by store,"
+            " settings and state dir. Exits with 1 when an item fails.",
+        ),
         Command("config", "", "every setting: its value, source and meaning; secrets masked", "config:config", _json),
         Command("demo", "[--hub]", "the whole story on this machine, with no account", "demo:demo", _demo),
     ),

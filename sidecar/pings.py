@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 from sidecar import log
 from sidecar.state import State
@@ -25,8 +25,8 @@ def recall(state: State, folder: str) -> None:
     since, last_mono = found.get("since_mono"), found.get("last_mono")
     if found.get("instance") != state.instance or not _number(last_mono) or not _number(since):
         return
-    seen.since_mono = min(since, state.started_mono)
-    seen.last_mono = min(last_mono, state.started_mono)
+    seen.since_mono = min(float(since), state.started_mono)
+    seen.last_mono = min(float(last_mono), state.started_mono)
 
 
 async def remember(state: State, folder: str) -> None:
@@ -49,5 +49,5 @@ async def remember(state: State, folder: str) -> None:
         await asyncio.sleep(PAUSE_S)
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -80,6 +80,9 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
         roots={root.name: RootState(root.name) for root in settings.roots},
     )
     state.keepalive.every_s = settings.keepalive_every_s
+    state.encrypted = settings.age_recipient is not None
+    state.hub = settings.store.kind in ("hf", "bucket")
+    state.drill_s = settings.drill_s
     for warning in settings.warnings:
         log.warning(warning)
     for field, name in NOT_YET.items():

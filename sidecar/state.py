@@ -89,6 +89,38 @@ class Keepalive:
         self.news.set()
 
 
+@dataclass(frozen=True, slots=True)
+class LocalOnly:
+    """Files that look like state and lie in no root, as (path, kind), and the roots that would cover them.
+
+    ``complete`` is false where a bound ended the search.
+    """
+
+    files: tuple[tuple[str, str], ...] = ()
+    declare: tuple[str, ...] = ()
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a look at store, token and disk found, for the checklist. None is what could not be told.
+
+    ``trouble`` says why the store could not be asked, ``denied`` that it refused; ``wider`` what the token may do
+    beyond the store. ``turns`` are the instances that took the lease from each other within an hour, ``turns_at`` when
+    (seconds since the epoch).
+    """
+
+    trouble: str = ""
+    denied: bool = False
+    writable: bool | None = None
+    public: bool | None = None
+    wider: str | None = None
+    commits: int | None = None
+    turns: tuple[str, ...] | None = None
+    turns_at: float | None = None
+    local: LocalOnly | None = None
+
+
 @dataclass(slots=True)
 class State:
     """Everything `/status`, `/health` and the recovery record say about this life of the agent."""
@@ -126,6 +158,11 @@ class State:
     commits_total: int | None = None
     stored_bytes: int | None = None  # all that the store keeps, where it tells
     cold_start: bool = False
+    encrypted: bool = False
+    hub: bool = False  # the store is one that a Hub token is needed for
+    inspection: Inspection | None = None
+    drill_s: float | None = None  # SIDECAR_DRILL
+    drill: dict[str, Any] | None = None  # the newest restore drill, as it is written down
     notes: dict[str, str] = field(default_factory=dict)  # code -> one sentence; each makes health warn
     failed_checks: list[str] = field(default_factory=list)  # as configured: one with a leading "!" fails health
     loop_beat_mono: float = field(default_factory=time.monotonic)

@@ -14,14 +14,12 @@ from sidecar.sync.history import LAST, Retention
 from sidecar.sync.line import Edited, Fenced
 from sidecar.sync.pace import spread
 from sidecar.units import size_text
+from sidecar.web.checklist import LONG_HISTORY
 
 FIRST_S = 60.0
 """A start has better things to do."""
 EVERY_S = 3600.0
 LIMIT_S = 300.0
-
-LONG = 1500
-"""Commits of a dataset from which on a warning says so."""
 
 
 async def tend(settings: Settings, state: State, engine: Engine) -> None:
@@ -58,7 +56,7 @@ def note(settings: Settings, state: State, usage: Usage) -> None:
     state.stored_bytes = usage.bytes
     ways = "`sidecar prune` lets go of old snapshots"
     on_hub = settings.store.kind == "hf"
-    if on_hub and usage.commits is not None and usage.commits >= LONG and settings.squash_after is None:
+    if on_hub and usage.commits is not None and usage.commits >= LONG_HISTORY and settings.squash_after is None:
         sentence = f"{settings.store.url} has {usage.commits:,} commits: {ways}, SIDECAR_SQUASH_AFTER does by itself"
         _warn(state, "long-history", sentence)
     else:

@@ -58,7 +58,8 @@ def test_another_life_knows_of_the_ping_but_not_by_its_own_clock(tmp_path):
     after = state("i-2")
     pings.recall(after, str(tmp_path))
     assert (after.keepalive.last, after.keepalive.agent) == (before.keepalive.last, "n8n")
-    assert after.keepalive.last_mono is after.keepalive.since_mono is None
+    assert after.keepalive.last_mono is None
+    assert after.keepalive.since_mono is None
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,8 @@ def test_a_file_that_is_none_of_ours_is_as_if_there_were_none(tmp_path, text):
     (tmp_path / pings.FILE).write_text(text, encoding="latin-1")
     fresh = state()
     pings.recall(fresh, str(tmp_path))
-    assert fresh.keepalive.last is fresh.keepalive.agent is None
+    assert fresh.keepalive.last is None
+    assert fresh.keepalive.agent is None
 
 
 def test_a_ping_of_the_future_is_taken_for_one_of_now(tmp_path):

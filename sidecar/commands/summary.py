@@ -11,7 +11,7 @@ from sidecar.commands import words
 
 _VERDICTS = {"pass": "all is well", "warn": "runs, with warnings", "fail": "FAILING"}
 _ENDS = {"True": "ended cleanly", "False": "ended uncleanly"}
-_MARKS = {True: "ok", False: "NO", None: "--"}
+_MARKS = {"pass": "ok", "warn": "! ", "fail": "NO"}
 
 
 def summary(body: dict[str, Any], now: float | None = None) -> Iterator[str]:
@@ -163,9 +163,7 @@ def _checklist(body: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "checklist"
     for line in lines:
-        ok = line.get("ok")
-        mark = _MARKS[ok] if ok is None or isinstance(ok, bool) else "--"
-        yield f"  {mark}  {_text(line.get('item'))}: {_text(line.get('detail'))}"
+        yield f"  {_MARKS.get(str(line.get('state')), '--')}  {_text(line.get('id'))}: {_text(line.get('text'))}"
         if line.get("fix"):
             yield f"      -> {_text(line['fix'])}"
 

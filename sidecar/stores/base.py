@@ -62,6 +62,8 @@ class Access:
     public: bool = False
     now: float | None = None
     detail: str = ""
+    wider: str | None = None
+    """What the token may do beyond this store, in words: empty where nothing, None where that can't be told."""
 
 
 class StoreError(SidecarError):

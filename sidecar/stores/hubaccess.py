@@ -17,6 +17,7 @@ from sidecar.stores.base import Access, Denied, NotFound
 from sidecar.stores.hubcall import Answered, Call, again
 from sidecar.stores.huberrors import SECRETS
 from sidecar.stores.hubrepo import Place, Repo
+from sidecar.stores.hubtoken import wider
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 
@@ -28,6 +29,7 @@ class _Who:
     user: str = ""
     token: str = ""
     role: str = ""
+    wider: str | None = None
 
     @property
     def shown(self) -> str:
@@ -76,7 +78,9 @@ def check(repo: Repo, create: bool, allow_public: bool, call: Call) -> Access:
             "encrypt (SIDECAR_AGE_RECIPIENT), or set SIDECAR_PUBLIC=allow."
         )
     writable, detail = _may_write(repo, who, call)
-    return Access(writable, exists=not created, created=created, public=public, now=_now(call), detail=detail)
+    return Access(
+        writable, exists=not created, created=created, public=public, now=_now(call), detail=detail, wider=who.wider
+    )
 
 
 def _who(repo: Repo, call: Call) -> _Who:
@@ -88,7 +92,9 @@ def _who(repo: Repo, call: Call) -> _Who:
         # This address has a strict limit of its own, and what it tells is only said in messages.
         return _Who()
     token = (found.get("auth") or {}).get("accessToken") or {}
-    return _Who(str(found.get("name", "")), str(token.get("displayName", "")), str(token.get("role", "")))
+    user = str(found.get("name", ""))
+    beyond = wider(token, user, repo.id)
+    return _Who(user, str(token.get("displayName", "")), str(token.get("role", "")), beyond)
 
 
 def _info(repo: Repo, call: Call) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 from sidecar.masking import mask
 from sidecar.state import Phase, State
+from sidecar.web.checklist import of_agent
 from sidecar.web.health import SENTENCES, judge, keepalive, lag_s, rfc3339, sync_code
 
 PHASES: dict[Phase, str] = {
@@ -108,7 +110,8 @@ def status(state: State, now_mono: float, *, names: bool) -> dict[str, Any]:
             }
             for one in reversed(state.measures.snapshots)
         ],
-        "checklist": checklist(state, now_mono),
+        "drill": _drill(state.drill, names),
+        "checklist": [item.document() for item in of_agent(state, now_mono, time.time(), names=names)],
         "version": state.version,
         "instance": state.instance,
         "space": state.space,
@@ -119,71 +122,6 @@ def status(state: State, now_mono: float, *, names: bool) -> dict[str, Any]:
         "started": rfc3339(state.started),
         "uptime_s": round(max(0.0, now_mono - state.started_mono), 1),
     }
-
-
-def checklist(state: State, now_mono: float) -> list[dict[str, Any]]:
-    """What an operator of a Space must have, as far as the running agent itself can tell.
-
-    Each line is ``{item, ok, detail, fix}``: ok is None where that can't be told yet, fix is None where there
-    is nothing to do. No line names a file.
-    """
-    return [
-        _line("health-endpoint", True, "/health answers", None),
-        _poller(state, now_mono),
-        _persistence(state),
-        _restore(state),
-        _observable(state),
-    ]
-
-
-def _line(item: str, ok: bool | None, detail: str, fix: str | None) -> dict[str, Any]:
-    return {"item": item, "ok": ok, "detail": detail, "fix": None if ok else fix}
-
-
-def _poller(state: State, now_mono: float) -> dict[str, Any]:
-    seen = keepalive(state, now_mono)
-    ok = {"ok": True, "overdue": False, "unknown": None}[seen]
-    detail = {
-        "ok": "pings come from outside",
-        "overdue": "the pings from outside have stopped",
-        "unknown": "no ping from outside was seen yet",
-    }[seen]
-    fix = "let a scheduler outside call /health of this Space every 45 minutes"
-    return _line("poller-seen", ok, detail, fix)
-
-
-def _persistence(state: State) -> dict[str, Any]:
-    item = "remote-persistence"
-    if not state.persistent:
-        fix = "add the secret HF_TOKEN (write access), or set SIDECAR_STORE to a store elsewhere; then restart"
-        return _line(item, False, "the store is on this machine and is lost with it", fix)
-    code = sync_code(state)
-    if code is not None:
-        denied = "give HF_TOKEN write access to the store, then restart"
-        return _line(
-            item, False, SENTENCES[code], denied if code == "store-denied" else "see the log; it is tried again"
-        )
-    if state.sync.last_durable is None:
-        return _line(item, None, "nothing was saved by this instance yet", "wait for the first sync")
-    return _line(item, True, "changes reach the store", None)
-
-
-def _restore(state: State) -> dict[str, Any]:
-    item = "restore-on-restart"
-    if state.recovered and state.mode == "normal":
-        if state.cold_start:
-            fix = "restart once after the first sync, to see the files come back"
-            return _line(item, None, "first start: there was nothing to restore", fix)
-        return _line(item, True, "this start brought the files back", None)
-    if state.mode == "orphan" or state.phase == "failed" or state.recovery_error is not None:
-        return _line(item, False, "this start could not bring the files back", "the log names the way out")
-    return _line(item, None, "recovery is under way", "wait for it")
-
-
-def _observable(state: State) -> dict[str, Any]:
-    if state.recovery is None:
-        return _line("observable-recovery", None, "no recovery record yet", "wait for recovery to end")
-    return _line("observable-recovery", True, "the recovery record is in /status, the log and the store", None)
 
 
 def _sync(state: State, now_mono: float, names: bool) -> dict[str, Any]:
@@ -206,6 +144,16 @@ def _sync(state: State, now_mono: float, names: bool) -> dict[str, Any]:
     if names:
         body["files"] = sync.files
     return body
+
+
+def _drill(record: dict[str, Any] | None, names: bool) -> dict[str, Any] | None:
+    """The newest restore drill; what went wrong could name a file."""
+    if record is None:
+        return None
+    shown = {key: record.get(key) for key in ("result", "snapshot", "files", "bytes", "seconds")}
+    at = record.get("at")
+    shown["at"] = rfc3339(at) if isinstance(at, int | float) else None
+    return {**shown, "why": record.get("why"), "checks": record.get("checks")} if names else shown
 
 
 def _error(state: State, names: bool) -> str | None:

@@ -56,7 +56,7 @@ def test_the_examples_in_the_help_can_be_typed() -> None:
         ([], "no command was given"),
         (["frobnicate"], "there is no command 'frobnicate'"),
         (["sttaus"], "did you mean `sidecar status`?"),
-        (["doctor"], "there is no command 'doctor'"),
+        (["fleeet"], "there is no command 'fleeet'"),
         (["--frobnicate"], "--help"),
         (["cat"], "PATH"),
         (["snapshots", "--limit", "none"], "--limit"),

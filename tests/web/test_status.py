@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.state import Keepalive, RestoreProgress, State, SyncState
+from sidecar.state import Inspection, LocalOnly, RestoreProgress, State, SyncState
 from sidecar.web.pages.status import page
-from sidecar.web.status import PHASES, checklist, status
+from sidecar.web.status import PHASES, status
 from tests.web.serving import state_of
 
 NOW = 100_000.0
@@ -38,6 +38,10 @@ def talkative() -> State:
         recovery_error=f"sha256 of data/{SECRET} differs",
         failed_checks=[f"!json: /data/{SECRET}", f"sqlite: /data/{SECRET}"],
         notes={"damaged-head": f"{SECRET} is damaged", "odd": f"/data/{SECRET}"},
+        drill={"result": "fail", "at": 1.0, "snapshot": "0.42", "why": f"data/{SECRET} differs", "checks": [SECRET]},
+        inspection=Inspection(
+            local=LocalOnly(((f"/home/{SECRET}", "login"),), (f"/home/{SECRET}",)), wider=SECRET, trouble=SECRET
+        ),
         recovery={
             "at": "2026-11-24T10:00:00Z",
             "snapshot": "0.42",
@@ -120,37 +124,6 @@ def test_progress_of_a_restore_is_in_files_and_bytes():
     text = page(body)
     assert '<progress max="4000" value="1000" ' in text
     assert "3 of 10 files" in text
-
-
-def oks(state: State) -> dict[str, bool | None]:
-    lines = checklist(state, NOW)
-    assert all(line.keys() == {"item", "ok", "detail", "fix"} for line in lines)
-    assert all(line["fix"] if line["ok"] is False else True for line in lines), "each failed line has its fix"
-    return {line["item"]: line["ok"] for line in lines}
-
-
-def test_the_checklist_of_a_healthy_agent_is_all_true():
-    state = well(keepalive=Keepalive(last_mono=NOW - 5), recovery={"at": "x"}, sync=SyncState(last_durable=1.0))
-    assert set(oks(state).values()) == {True}
-
-
-def test_the_checklist_says_what_it_can_not_know_yet():
-    assert oks(well(phase="restoring", recovered=False)) == {
-        "health-endpoint": True,
-        "poller-seen": None,
-        "remote-persistence": None,
-        "restore-on-restart": None,
-        "observable-recovery": None,
-    }
-    assert oks(well(cold_start=True))["restore-on-restart"] is None
-
-
-def test_the_checklist_says_what_is_wrong():
-    bad = oks(well(persistent=False, mode="orphan", keepalive=Keepalive(last_mono=NOW - 90_000), recovery={"at": "x"}))
-    assert bad["poller-seen"] is bad["remote-persistence"] is bad["restore-on-restart"] is False
-    assert oks(well(sync=SyncState(error="x", last_durable=1.0)))["remote-persistence"] is False
-    assert oks(well(sync=SyncState(denied=True, last_durable=1.0)))["remote-persistence"] is False
-    assert oks(well(recovered=False, phase="waiting", recovery_error="x"))["restore-on-restart"] is False
 
 
 def test_a_store_that_dies_with_the_machine_stands_on_the_page_in_capitals():

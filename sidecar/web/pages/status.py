@@ -37,12 +37,10 @@ CSP = (
 _BUSY = {"starting", "claiming", "restoring", "verifying", "resuming", "ready", "waiting", "stopping"}
 _MARKS = {
     "pass": ("pass", "Good"),
-    "ok": ("pass", "Good"),
     "warn": ("warn", "Look at this"),
     "fail": ("fail", "To do"),
     "unknown": ("", "Not known yet"),
 }
-_FROM_OK = {True: "pass", False: "fail", None: "unknown"}
 _LEASES = {
     "none": "not claimed yet",
     "held": "held by this instance",
@@ -229,13 +227,10 @@ def _checklist(lines: list[dict[str, Any]]) -> Html:
 
 
 def _check(line: dict[str, Any]) -> Html:
-    state = line["state"] if "state" in line else _FROM_OK.get(line.get("ok"), "unknown")
-    css, mark = _MARKS.get(state, ("", say.value(state)))
-    name, text = line.get("id", line.get("item")), line.get("text", line.get("detail"))
+    css, mark = _MARKS.get(line["state"], ("", say.value(line["state"])))
     fix = tag("p", tag("b", "What to do: "), line["fix"]) if line.get("fix") else None
-    return tag(
-        "li", tag("b", mark), " · ", say.value(text), " ", tag("small", say.value(name)), fix, class_=css or None
-    )
+    text, name = say.value(line["text"]), tag("small", say.value(line["id"]))
+    return tag("li", tag("b", mark), " · ", text, " ", name, fix, class_=css or None)
 
 
 def _files(sync: dict[str, Any]) -> Html | None:
