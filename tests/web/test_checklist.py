@@ -90,11 +90,11 @@ def test_what_can_not_be_known_yet():
         ({"inspection": Inspection(public=True)}, "store-private", "warn", "public"),
         ({"inspection": Inspection(commits=LONG_HISTORY)}, "commit-count", "warn", "1,500 commits"),
         ({"inspection": Inspection(turns=("a", "b"), turns_at=WALL)}, "single-writer", "warn", "a, b"),
-        ({"inspection": Inspection(local=LocalOnly((("/h/x.db", "login"),)))}, "local-only", "warn", "1 databases"),
+        ({"inspection": Inspection(local=LocalOnly((("/h/x.db", "login"),)))}, "local-only", "warn", "/h/x.db"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_fix(changes, name, state, said):
-    found = items(well(**changes))[name]
+    found = items(well(**changes), names=True)[name]
     assert found.state == state
     assert said in found.text
 
