@@ -20,7 +20,7 @@ PACKAGE = ROOT / "sidecar"
 
 # A module may import from its own layer and from those that stand below it.
 LAYERS: list[tuple[str, frozenset[str]]] = [
-    ("cli", frozenset({"__main__", "cli", "commands", "demo"})),
+    ("cli", frozenset({"__main__", "cli", "client", "commands", "demo"})),
     (
         "agent",
         frozenset(
