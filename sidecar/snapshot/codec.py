@@ -25,12 +25,17 @@ from sidecar.snapshot.manifest import (
     SnapshotId,
     root_of,
 )
-from sidecar.snapshot.parse import entry_of, hashes, is_sha, is_whole, items, name_of, root, sizes, text
+from sidecar.snapshot.parse import entry_of, hashes, is_sha, is_whole, items, name_of, parsed, root, sizes, text
 
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset({"bundles", "shards"})
 """Parts of the format that this version reads. A manifest may require more; then it is refused, never half read."""
 
-MAX_BYTES = 512 * 1024 * 1024
+MAX_BYTES = 32 * 1024 * 1024
+"""Of a manifest's own: 2,000 entries of the longest names take less, and what is more stands in shards."""
+
+MAX_PLAIN = 512 * 1024 * 1024
+"""Of all shards, unpacked."""
+
 HASHED = ("shipped", "tombstones")
 MAX_ENTRIES = 1_000_000
 """A snapshot holds fewer."""
@@ -174,13 +179,12 @@ def begin(raw: bytes) -> Draft:
     """Read a manifest's own bytes, to learn which shards it needs. Raises ManifestError."""
     if len(raw) > MAX_BYTES:
         raise ManifestError(f"the manifest has {len(raw):,} bytes, more than {MAX_BYTES:,}: refused unread")
-    try:
-        whole = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise ManifestError(f"the manifest is no JSON: {error}") from None
+    whole = parsed(raw, "the manifest")
     if not isinstance(whole, dict):
         raise ManifestError("the manifest is no JSON object")
     form = whole.get("format")
+    if form is None:
+        raise ManifestError("the manifest says no format: it is none of ours, or somebody's edit of one")
     if form != FORMAT or isinstance(form, bool):
         raise ManifestError(
             f"the manifest has format {form!r}; this version reads {FORMAT}. Update space-sidecar",
@@ -194,8 +198,8 @@ def begin(raw: bytes) -> Draft:
         )
     hashed = {key: found for key in HASHED if (found := _shards(whole, f"{key}_in"))}
     draft = Draft(whole, _shards(whole, "shards"), hashed)
-    if max(sum(s.plain for s in draft.parts), sum(s.size for s in draft.parts)) > MAX_BYTES:
-        raise ManifestError(f"the manifest's shards have more than {MAX_BYTES:,} bytes: refused unread")
+    if max(sum(s.plain for s in draft.parts), sum(s.size for s in draft.parts)) > MAX_PLAIN:
+        raise ManifestError(f"the manifest's shards have more than {MAX_PLAIN:,} bytes: refused unread")
     return draft
 
 

@@ -10,13 +10,33 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
+
 from sidecar.errors import ManifestError
 from sidecar.snapshot.manifest import Entry, Frame, RootRecord, root_of
 
 MAX_PATH = 4096
 MAX_DEPTH = 256
 
+MAX_PARTS = 1_000_000
+"""Lists and objects in one document. Of 64 bytes each at least, from two bytes of JSON: they are what fills memory."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _SHA = re.compile(r"[0-9a-f]{64}")
+
+
+def parsed(raw: bytes, what: str) -> Any:
+    """The JSON in ``raw``; a document that would need much more memory than its bytes is refused unread."""
+    if _parts(raw) > MAX_PARTS and _parts(_STRING.sub(b"", raw)) > MAX_PARTS:  # names may hold brackets
+        raise ManifestError(f"{what} has more than {MAX_PARTS:,} lists and objects: refused unread")
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ManifestError(f"{what} is no JSON: {error}") from None
+
+
+def _parts(raw: bytes) -> int:
+    return raw.count(b"[") + raw.count(b"{")
 
 
 def is_sha(value: Any) -> bool:

@@ -16,6 +16,7 @@ import zstandard
 
 from sidecar.errors import ManifestError
 from sidecar.snapshot.manifest import FORMAT, SHARDS, Shard
+from sidecar.snapshot.parse import parsed
 
 WHOLE = 2000
 """A manifest of no more entries is stored whole."""
@@ -64,10 +65,7 @@ def read(shard: Shard, stored: bytes) -> list[Any]:
         plain = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(stored, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ManifestError(f"{name} can't be unpacked: {error}") from None
-    try:
-        document = orjson.loads(plain)
-    except orjson.JSONDecodeError as error:
-        raise ManifestError(f"{name} is no JSON: {error}") from None
+    document = parsed(plain, name)
     entries = document.get("entries") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise ManifestError(f"{name} holds no entries")

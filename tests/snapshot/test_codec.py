@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.errors import ManifestError
-from sidecar.snapshot import codec
+from sidecar.snapshot import codec, parse
 from sidecar.snapshot.manifest import Entry, Frame, Manifest, RootRecord, SnapshotId
 from tests.snapshot.shapes import manifests
 
@@ -200,7 +200,6 @@ def test_hostile_manifest_is_refused_and_the_culprit_named(name: str) -> None:
     [
         lambda d: d.update(format=2),
         lambda d: d.update(format=True),
-        lambda d: d.pop("format"),
         lambda d: d.update(requires=["bundles", "age"]),
     ],
 )
@@ -211,10 +210,20 @@ def test_what_only_a_newer_version_reads_is_no_damage(change: Callable[[dict[str
     assert "Update" in refused.value.message
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"format":1', b"[" * 100_000])
+@pytest.mark.parametrize("raw", [b"", b"{", b"{}", b"[]", b"null", b"\xff\xfe", b'{"format":1', b"[" * 100_000])
 def test_what_is_no_manifest_is_damage(raw: bytes) -> None:
-    with pytest.raises(ManifestError):
+    with pytest.raises(ManifestError) as refused:
         codec.decode(raw)
+    assert refused.value.damage
+    assert "Update" not in refused.value.message
+
+
+def test_brackets_that_fill_memory_are_refused_and_those_in_names_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parse, "MAX_PARTS", 50)
+    odd = small(*(file("data/" + r'\"{[' * n) for n in range(1, 9)))
+    assert codec.decode(codec.encode(odd)).entries == odd.entries
+    with pytest.raises(ManifestError, match="unread"):
+        codec.decode(b'{"format":1,"entries":[' + b"[]," * 50 + b"[]]}")
 
 
 def test_too_large_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
