@@ -220,7 +220,7 @@ def test_what_is_no_manifest_is_damage(raw: bytes) -> None:
 
 def test_brackets_that_fill_memory_are_refused_and_those_in_names_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parse, "MAX_PARTS", 50)
-    odd = small(*(file("data/" + r'\"{[' * n) for n in range(1, 9)))
+    odd = small(*(file("data/" + r"\"{[" * n) for n in range(1, 9)))
     assert codec.decode(codec.encode(odd)).entries == odd.entries
     with pytest.raises(ManifestError, match="unread"):
         codec.decode(b'{"format":1,"entries":[' + b"[]," * 50 + b"[]]}")
