@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidecar import company, inspection, log, once, pings, session
 from sidecar.company import first
@@ -25,9 +25,12 @@ from sidecar.recovery import report
 from sidecar.recovery.start import Recovered, Start, classify
 from sidecar.session import Session
 from sidecar.syncing import Syncing
-from sidecar.web.app import build
+from sidecar.web.app import ALWAYS, build
 from sidecar.web.server import Web
 from sidecar.web.unix import SOCKET_NAME
+
+if TYPE_CHECKING:
+    from sidecar.web.proxy import Door
 
 
 class Agent:
@@ -39,6 +42,8 @@ class Agent:
         self.recording = Recording(here)
         self.syncing = Syncing(here, link, self.start, self.recording)
         self._company: list[asyncio.Task[Any]] = []
+        self._door: Door | None = None
+        self.state.holds_main = link.supervised or life.before_main
 
     async def live(self) -> int:
         """From the first line to the last sync; the exit code."""
@@ -59,11 +64,13 @@ class Agent:
             for task in self._company:
                 task.cancel()
             await web.stop()
+            if self._door is not None:
+                self._door.close()
 
     async def open(self) -> Web:
         """Answer health checks and the supervisor before anything slow begins."""
         settings = self.here.settings
-        app = build(
+        own = build(
             self.state,
             self.syncing.verbs,
             prefix=settings.prefix,
@@ -71,7 +78,13 @@ class Agent:
             upstream=settings.upstream is not None,
         )
         socket_path = Path(settings.state_dir) / SOCKET_NAME
-        web = Web(app, host=settings.host, port=settings.port, socket_path=socket_path)
+        if settings.upstream is not None:
+            from sidecar.web.proxy import front  # an agent without an app to pass on to stays as small as it was
+
+            self.state.upstream_seen = False
+            self._door = front(own, ALWAYS, self.state, settings.upstream)
+        app, door = self._door or own, self._door is not None
+        web = Web(app, host=settings.host, port=settings.port, socket_path=socket_path, door=door)
         await web.start()
         for code, sentence in web.problems.items():
             self.state.note(code, sentence)
@@ -88,9 +101,12 @@ class Agent:
         ]
         if not settings.store.persistent:
             beside.append(company.remind(settings, self.state))
-        self._company += [asyncio.create_task(work) for work in beside]
-        if settings.space_id is not None:
+        if settings.upstream is not None:
+            beside.append(company.knock(self.state, self.link, settings.upstream))
+            log.info(f"front door on port {settings.port}: /health and /status here, all else from {settings.upstream}")
+        elif settings.space_id is not None:
             log.info(f"/health and /status answer on port {settings.port}, inside of the container only")
+        self._company += [asyncio.create_task(work) for work in beside]
         return web
 
     async def recover(self) -> int | None:

@@ -6,8 +6,9 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
-from sidecar import session
+from sidecar import log, session
 from sidecar.link import ALIVE_S, Link
 from sidecar.measures import EVERY_S
 from sidecar.settings import Settings
@@ -15,6 +16,9 @@ from sidecar.state import State
 from sidecar.sync.engine import Engine
 
 REMIND_S = 3600.0
+KNOCK_S, KNOCK_MAX_S = 0.1, 5.0
+LATE_S = 60.0
+"""An app that imports much may take half a minute; one that takes longer may listen somewhere else."""
 
 
 async def beat(state: State, link: Link) -> None:
@@ -59,6 +63,30 @@ async def follow_main(state: State, link: Link) -> None:
         state.main_exit = main.exited
         state.ready = main.exited is None
         await asyncio.sleep(0.5)
+
+
+async def knock(state: State, link: Link, url: str) -> None:
+    """Find out when the main app first accepts a connection; say so where it takes suspiciously long."""
+    at = urlsplit(url)
+    await link.main.started.wait()
+    began, told = time.monotonic(), False
+    while not state.upstream_seen:
+        try:
+            async with asyncio.timeout(KNOCK_MAX_S):
+                _, writer = await asyncio.open_connection(at.hostname, at.port or 80)
+        except OSError as error:  # a timeout is one too
+            waited = time.monotonic() - began
+            if waited > LATE_S and not told and state.main_state == "running":
+                told = True
+                log.warning(
+                    f"the app accepts no connection on SIDECAR_UPSTREAM={url} {waited:.0f} s after its start"
+                    f" ({error.strerror or 'no answer'}). Visitors get a page that says so, and files are kept."
+                    f" Let the app listen on port {at.port or 80}, or set SIDECAR_UPSTREAM to where it does"
+                )
+            await asyncio.sleep(min(KNOCK_MAX_S, max(KNOCK_S, waited / 20)))
+        else:
+            writer.close()
+            state.upstream_seen = True
 
 
 async def first(*events: asyncio.Event) -> None:

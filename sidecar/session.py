@@ -108,7 +108,6 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
 def _refuse_what_is_missing(settings: Settings) -> None:
     """A setting that would protect or carry the app, and that this version can't honour, must not be ignored."""
     missing = [
-        (settings.upstream, "SIDECAR_UPSTREAM", "the front door"),
         (settings.age_recipient or settings.age_identity, "SIDECAR_AGE_RECIPIENT", "encryption"),
     ]
     for value, name, what in missing:

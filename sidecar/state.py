@@ -122,6 +122,16 @@ class Inspection:
 
 
 @dataclass(slots=True)
+class DoorState:
+    """What went through the front door in this life."""
+
+    requests: int = 0
+    failed: int = 0  # no answer from the app, or half of one
+    open: int = 0  # under way, WebSockets included
+    websockets: int = 0  # open now
+
+
+@dataclass(slots=True)
 class State:
     """Everything `/status`, `/health` and the recovery record say about this life of the agent."""
 
@@ -138,6 +148,7 @@ class State:
     main_state: MainState = "waiting"
     main_pid: int | None = None
     main_exit: int | None = None
+    holds_main: bool = True  # main starts only after recovery; not so where an image's own init has started it
     ready: bool = False
     recovered: bool = False
     recovery_error: str | None = None
@@ -151,6 +162,7 @@ class State:
     sync: SyncState = field(default_factory=SyncState)
     keepalive: Keepalive = field(default_factory=Keepalive)
     max_delay_s: float = 30.0  # SIDECAR_MAX_DELAY: how late "not durable" is too late depends on it
+    door: DoorState = field(default_factory=DoorState)
     upstream_seen: bool | None = None  # has the main app accepted a connection; None where nobody looks
     commits_hour: int = 0
     commits_paced: int = 0  # the automatic ones among them

@@ -11,6 +11,8 @@ from typing import Any
 
 LISTENER = "sidecar.listener"
 """Key in an ASGI scope's ``state``: on which of our sockets a request came in. Set by the server alone."""
+CONNECTION = "sidecar.connection"
+"""Key in an ASGI scope's ``state``: the server's end of the connection that a request came on."""
 UNIX = "unix"
 TCP = "tcp"
 

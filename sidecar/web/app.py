@@ -1,7 +1,7 @@
 """The sidecar's own paths, section 8 of the design: what is asked for, who may ask, what is answered.
 
 Whatever reads answers from the state in memory and waits for nothing. Every response is made by `_answer`,
-so none goes out without the security headers; later, what the main app says goes through untouched.
+so none goes out without the security headers; what the main app says goes through the front door untouched.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import errno
 import os
+import socket
+import struct
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -25,12 +27,17 @@ from uvicorn.server import ServerState
 
 from sidecar import log
 from sidecar.web import unix
-from sidecar.web.access import LISTENER, TCP, UNIX
+from sidecar.web.access import CONNECTION, LISTENER, TCP, UNIX
+from sidecar.web.guard import HEAD_MAX, Strict
 
 _BACKLOG = 128
 _CONNECTIONS = 256
 """At most so many connections on each listener; beyond, requests are answered 503."""
 _KEEP_ALIVE_S = 15
+_DOOR_CONNECTIONS = 2048
+"""The same where a front door carries all of an app's visitors: each may hold a WebSocket for hours."""
+_DOOR_KEEP_ALIVE_S = 75
+"""Longer than a platform's proxy keeps its connections, so that it is the one to close them."""
 _HEAD_S = 10.0
 """A request's head must arrive within this long: connections that say nothing may not use up all of them."""
 
@@ -38,10 +45,12 @@ _HEAD_S = 10.0
 class Web:
     """Serves ``app`` on ``host``:``port`` (0: any free port) and, unless None, on the socket ``socket_path``.
 
+    With ``door`` the app passes visitors on to another one: more of them, and with answers that are dated already.
     ``problems`` says after `start` what could not be had: a code and a sentence for people each.
     """
 
-    def __init__(self, app: Any, *, host: str, port: int, socket_path: Path | None) -> None:
+    def __init__(self, app: Any, *, host: str, port: int, socket_path: Path | None, door: bool = False) -> None:
+        self._door = door
         self._config = Config(
             app,
             http=_Protocol,
@@ -55,8 +64,9 @@ class Web:
             forwarded_allow_ips="127.0.0.1",  # unused; a main app's variables for uvicorn stay out
             workers=1,  # the same
             server_header=False,
-            limit_concurrency=_CONNECTIONS,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            limit_concurrency=_DOOR_CONNECTIONS if door else _CONNECTIONS,
+            timeout_keep_alive=_DOOR_KEEP_ALIVE_S if door else _KEEP_ALIVE_S,
+            h11_max_incomplete_event_size=HEAD_MAX,
         )
         self._config.load()
         self._host, self._port, self._path = host, port, socket_path
@@ -125,7 +135,7 @@ class Web:
         # A state of its own each: however many connections hang on the port, our own commands get through.
         state = ServerState()
         self._states.append(state)
-        return partial(_Protocol, self._config, state, {LISTENER: listener})
+        return partial(_Protocol, self._config, state, {LISTENER: listener}, dated=not self._door)
 
     def _problem(self, code: str, sentence: str) -> None:
         self.problems[code] = sentence
@@ -142,17 +152,52 @@ class Web:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, with a limit on how long a request's head may take, and the Date that its tick would set."""
+    """uvicorn's, with a limit on how long a request's head may take, and the Date that its tick would set.
 
-    _head_timer: asyncio.TimerHandle | None = None
+    A front door finds it in the scope: it can take the connection over, or cut it off.
+    """
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], *, dated: bool) -> None:
+        super().__init__(config, server_state, {**app_state, CONNECTION: self})
+        self.conn: Strict = Strict()
+        self._dated = dated
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def target(self) -> bytes:
+        """The present request's target as it came; a scope has it in two parts that lose a closing '?'."""
+        return self.conn.target
+
+    @property
+    def answering(self) -> bool:
+        """Has the present request's answer begun?"""
+        return self.cycle.response_started
+
+    def hand_over(self) -> tuple[asyncio.Transport, bytes, Callable[[Exception | None], None]]:
+        """Give the connection away: its transport, what came behind the request, and whom to tell of its end."""
+        self.cycle.disconnected = True  # nothing more is said here, whatever becomes of the request's task
+        self.flow.resume_reading()
+        return self.transport, self.conn.trailing_data[0], self.connection_lost
+
+    def cut_off(self) -> None:
+        """End an answer in its middle, so that nobody takes it for all of it."""
+        if self.scope["http_version"] == "1.0":
+            # There a connection's end is the answer's: it has to be a reset.
+            sock = self.transport.get_extra_info("socket")
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:
-        date = formatdate(time.time(), usegmt=True).encode()
-        self.server_state.default_headers = [(b"date", date)]
+        if self._dated:
+            date = formatdate(time.time(), usegmt=True).encode()
+            self.server_state.default_headers = [(b"date", date)]
         super().data_received(data)
         self._watch_head()
 
@@ -160,6 +205,17 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
         if self._head_timer is not None:
             self._head_timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            super().send_400_response(msg)
+        elif cycle.response_started:
+            self.transport.abort()  # a body gone wrong under an answer: another one can't be sent
+        else:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            super().send_400_response(msg)
 
     def _watch_head(self) -> None:
         """The clock runs while what comes belongs to no request under way: a head, an unwanted body."""

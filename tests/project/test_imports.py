@@ -49,6 +49,7 @@ LAYERS: list[tuple[str, frozenset[str]]] = [
 RANK = {member: rank for rank, (_, members) in enumerate(reversed(LAYERS)) for member in members}
 
 THIRD_PARTY = {
+    "h11": "h11",
     "huggingface_hub": "huggingface_hub",
     "orjson": "orjson",
     "pathspec": "pathspec",

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.state import RootState, State
-from sidecar.web.app import Answer, build
+from sidecar.web.app import ALWAYS, Answer, build
+from sidecar.web.proxy import Door, front
 from sidecar.web.server import Web
 from sidecar.web.unix import address
 
@@ -124,11 +125,14 @@ def serving(
     prefix: str | None = None,
     api_token: str | None = None,
     upstream: bool = False,
+    app_url: str | None = None,
     port: int = 0,
 ) -> Iterator[Served]:
     state, verbs = state or state_of(), verbs or Verbs()
-    app = build(state, verbs, prefix=prefix, api_token=api_token, upstream=upstream)
-    web = Web(app, host="127.0.0.1", port=port, socket_path=folder / "agent.sock")
+    door = app_url is not None
+    own = build(state, verbs, prefix=prefix, api_token=api_token, upstream=upstream or door)
+    app: Any = own if app_url is None else front(own, ALWAYS, state, app_url)
+    web = Web(app, host="127.0.0.1", port=port, socket_path=folder / "agent.sock", door=door)
     started, finish = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
 
@@ -137,6 +141,8 @@ def serving(
         started.set()
         await finish.wait()
         await web.stop(grace_s=0.5)
+        if isinstance(app, Door):
+            app.close()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(life()), daemon=True)
     thread.start()

@@ -1,0 +1,313 @@
+"""The front door: our own paths are answered here, everything else goes to the main app and back as it comes.
+
+Bodies stream both ways and wait for whoever is slower; nothing is stored, nothing is limited in time as long as
+both sides are there. While there is no app to ask, visitors get a page and programs a JSON that say why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sidecar import log
+from sidecar.state import State
+from sidecar.web import headers as rules
+from sidecar.web import relay
+from sidecar.web.access import CONNECTION, LISTENER, UNIX
+from sidecar.web.upstream import Connection, Lost, Unreachable, Upstream, keep_alive
+
+CONTINUE_S = 1.0
+"""A client that asks before it sends its body waits so long for the app's word, then for ours."""
+_SAFE_AGAIN = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+_SAY_AGAIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as the app gets it."""
+
+    method: bytes
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    has_body: bool
+    expects: bool
+    websocket: bool
+    repeatable: bool
+    """May it be sent again where a kept connection turns out to be closed (RFC 9110, section 9.2.2)?"""
+
+
+@dataclass(slots=True)
+class _Way:
+    """Where a request is: on which connection, and whether its sender still waits."""
+
+    receive: Receive
+    link: Connection | None = None
+    left: bool = False
+    follower: asyncio.Task[None] | None = field(default=None)
+
+    def leave(self) -> None:
+        self.left = True
+        if self.link is not None:
+            self.link.close()
+
+
+class Door:
+    """An ASGI app: ``own`` answers ``paths`` and all below ``always``, ``upstream`` everything else."""
+
+    def __init__(self, own: ASGIApp, paths: Iterable[str], always: str, state: State, upstream: Upstream) -> None:
+        self._own, self._paths, self._always = own, frozenset(paths), always
+        self._state, self._upstream = state, upstream
+        self._said_mono = -math.inf
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        target: bytes = scope["state"][CONNECTION].target
+        try:
+            target, host = origin_form(scope["method"], target)
+        except ValueError as error:
+            return await self._say(scope, send, 400, "bad-target", str(error))
+        if host is not None:
+            path, _, query = target.partition(b"?")
+            headers = [(b"host", host), *((name, value) for name, value in scope["headers"] if name != b"host")]
+            scope = {**scope, "path": unquote(path), "raw_path": path, "query_string": query, "headers": headers}
+        if self.owns(scope["path"]) or scope["state"].get(LISTENER) == UNIX:
+            return await self._own(scope, receive, _dated(send))
+        return await self._pass_on(scope, target, receive, send)
+
+    def close(self) -> None:
+        """Let go of the connections to the app that wait for a request."""
+        self._upstream.close()
+
+    def owns(self, path: str) -> bool:
+        """Is ``path`` (decoded) the sidecar's own? Then the app never sees it."""
+        return path in self._paths or path == self._always or path.startswith(f"{self._always}/")
+
+    async def _pass_on(self, scope: Scope, target: bytes, receive: Receive, send: Send) -> None:
+        state = self._state
+        if state.holds_main and not state.recovered:
+            return await self._closed(scope, send, "recovering")
+        asked = self._asked(scope, target)
+        way = _Way(receive)
+        state.door.requests += 1
+        state.door.open += 1
+        try:
+            head = await self._ask(asked, way)
+            state.upstream_seen = True
+            state.clear("upstream-down")
+            if head.status_code == 101:
+                await self._switch(scope, way, head)
+            elif not 200 <= head.status_code < 600:
+                raise Lost(f"its status is {head.status_code}", answered=True)
+            else:
+                await self._answer(way, head, send)
+        except (Lost, Unreachable) as error:
+            if not way.left:
+                await self._broken(scope, send, error)
+        finally:
+            state.door.open -= 1
+            if way.follower is not None:
+                way.follower.cancel()
+            if way.link is not None:
+                way.link.close()
+
+    def _asked(self, scope: Scope, target: bytes) -> Asked:
+        method: str = scope["method"]
+        given = scope["headers"]
+        framing = rules.framing(given)
+        websocket = rules.wants_websocket(method, given)
+        peer = scope.get("client")
+        return Asked(
+            method=method.encode("ascii"),
+            target=target,
+            headers=rules.to_upstream(
+                given,
+                peer=peer[0] if peer else None,
+                default_host=self._upstream.authority,
+                websocket=websocket,
+            ),
+            has_body=framing.has_body,
+            expects=framing.has_body and b"100-continue" in rules.tokens(given, b"expect"),
+            websocket=websocket,
+            repeatable=method in _SAFE_AGAIN and not framing.has_body and not websocket,
+        )
+
+    async def _ask(self, asked: Asked, way: _Way) -> Any:
+        """Send the request and wait for the answer's head. Raises Lost, Unreachable.
+
+        A kept connection may be one that the app is closing this moment. What may be sent twice takes that
+        chance, and is sent again; what may not gets a connection of its own, which costs 0.1 ms on one machine.
+        """
+        kept = self._upstream.kept() if asked.repeatable else None
+        if kept is not None:
+            try:
+                return await _send_on(kept, asked, way)
+            except Lost as lost:
+                if lost.answered or way.left:
+                    raise
+                kept.close()
+        return await _send_on(await self._upstream.connect(), asked, way)
+
+    async def _answer(self, way: _Way, head: Any, send: Send) -> None:
+        """Pass the app's answer on. Raises Lost where it breaks off."""
+        link = way.link
+        assert link is not None
+        headers = rules.to_client(list(head.headers))
+        await send({"type": "http.response.start", "status": head.status_code, "headers": headers})
+        more = True
+        while more:
+            data, more = await link.read()
+            if not more:
+                # Before the last bytes are sent: a slow visitor doesn't keep the app's connection.
+                way.link = None
+                self._upstream.release(link)
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _switch(self, scope: Scope, way: _Way, head: Any) -> None:
+        """Both sides have agreed on a WebSocket: from here on bytes are only carried."""
+        link = way.link
+        assert link is not None
+        transport, first, lost = scope["state"][CONNECTION].hand_over()
+        way.link = None
+        for each in (transport, link.transport):
+            keep_alive(each)
+        transport.write(rules.switching(head.headers) + link.rest())
+        if first:
+            link.transport.write(first)
+        self._state.door.websockets += 1
+        try:
+            await relay.carry(transport, link.transport, lost)
+        finally:
+            self._state.door.websockets -= 1
+
+    async def _broken(self, scope: Scope, send: Send, error: Lost | Unreachable) -> None:
+        """No answer, or half of one."""
+        state = self._state
+        state.door.failed += 1
+        if isinstance(error, Lost) and scope["state"][CONNECTION].answering:
+            log.debug("%s %s: the app broke off its answer: %s", scope["method"], scope["path"], error)
+            scope["state"][CONNECTION].cut_off()  # nobody may take half of it for all of it
+            return None
+        if isinstance(error, Unreachable) and not state.upstream_seen and state.main_state != "exited":
+            return await self._closed(scope, send, "starting")
+        if isinstance(error, Unreachable) and state.main_state != "exited":
+            state.note("upstream-down", f"the app accepts no connection on {self._upstream.url}: {error}")
+        now = asyncio.get_running_loop().time()
+        if now - self._said_mono >= _SAY_AGAIN_S and state.main_state != "exited":
+            self._said_mono = now
+            log.warning(
+                "the app gave no answer on %s: %s. Visitors get a 502; files are still kept. See the app's own log",
+                self._upstream.url,
+                error,
+            )
+        return await self._closed(scope, send, "gone")
+
+    async def _closed(self, scope: Scope, send: Send, why: str) -> None:
+        from sidecar.web.pages import door  # few visitors ever see it
+
+        await _whole(send, *door.answer(why, self._state, scope["method"], scope["headers"]))
+
+    async def _say(self, scope: Scope, send: Send, status: int, code: str, detail: str) -> None:
+        from sidecar.web.pages import door
+
+        await _whole(send, *door.refusal(status, code, detail))
+
+
+def front(own: Starlette, always: str, state: State, url: str) -> Door:
+    """The front door of the app at ``url``, with ``own`` for the paths of its routes and all below ``always``."""
+    paths = [route.path for route in own.routes if isinstance(route, Route)]
+    return Door(own, paths, always, state, Upstream(url))
+
+
+def origin_form(method: str, target: bytes) -> tuple[bytes, bytes | None]:
+    """A request target as an app gets it, and the host where the target named one (RFC 9112, section 3.2).
+
+    Raises ValueError for what only a forward proxy would serve.
+    """
+    if target.startswith(b"/") or (target == b"*" and method == "OPTIONS"):
+        return target, None
+    scheme, separator, rest = target.partition(b"://")
+    if separator and scheme.lower() in (b"http", b"https") and method != "CONNECT":
+        cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+        host = rest[:cut]
+        if host and b"@" not in host:
+            path = rest[cut:]
+            return (path if path.startswith(b"/") else b"/" + path), host
+    raise ValueError("the request's target is no path: this is no forward proxy")
+
+
+async def _send_on(link: Connection, asked: Asked, way: _Way) -> Any:
+    way.link = link
+    if way.left:
+        raise Lost("its sender has left", answered=False)
+    link.begin(asked.method, asked.target, asked.headers)
+    if not asked.has_body:
+        link.finish()
+    if way.follower is None:
+        way.follower = asyncio.create_task(_follow(asked, way))
+    return await link.head()
+
+
+async def _follow(asked: Asked, way: _Way) -> None:
+    """Send the request's body, if there is one, and notice when its sender leaves."""
+    if asked.has_body:
+        if asked.expects and await _answered_unsent(way):
+            return None  # the body is not even invited: to receive it would be to invite it
+        try:
+            if not await _send_body(way):
+                return way.leave()
+        except Lost:
+            return None  # whoever waits for the answer is told the same
+    while (await way.receive())["type"] != "http.disconnect":
+        pass
+    return way.leave()
+
+
+async def _answered_unsent(way: _Way) -> bool:
+    """Wait for the app's word on whether it wants the body: True where that was its answer."""
+    assert way.link is not None
+    try:
+        async with asyncio.timeout(CONTINUE_S):
+            await way.link.went_on.wait()
+    except TimeoutError:
+        pass
+    return way.link is None or way.link.answering
+
+
+async def _send_body(way: _Way) -> bool:
+    """False where the sender left before its end. Raises Lost."""
+    link = way.link
+    assert link is not None
+    while True:
+        message = await way.receive()  # the first one lets our server say `100 Continue`
+        if message["type"] == "http.disconnect":
+            return False
+        if message.get("body"):
+            await link.send(message["body"])
+        if not message.get("more_body"):
+            link.finish()
+            return True
+
+
+def _dated(send: Send) -> Send:
+    """Our own answers say when they were made; those of the app are dated by itself."""
+
+    async def with_date(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"date", formatdate(usegmt=True).encode())]
+        await send(message)
+
+    return with_date
+
+
+async def _whole(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    send = _dated(send)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,275 @@
+"""Connections to the main app: h11 speaks HTTP on them, asyncio carries it, idle ones are kept for the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+
+from sidecar.web.guard import HEAD_MAX
+
+CONNECT_S = 5.0
+"""A local app accepts within microseconds or refuses; one whose backlog is full gets this long."""
+IDLE_S = 4.0
+"""Less than the 5 s after which Node and uvicorn close a connection, so that we close first."""
+IDLE_MAX = 64
+_HIGH = 256 * 1024
+"""So much of a response may wait for its reader before the app's socket is left alone."""
+
+
+class Unreachable(Exception):
+    """No connection to the app could be had."""
+
+
+class Lost(Exception):
+    """The connection to the app broke, or what came on it was no HTTP. ``answered``: after its first byte."""
+
+    def __init__(self, reason: str, *, answered: bool) -> None:
+        super().__init__(reason)
+        self.answered = answered
+
+
+class Connection(asyncio.Protocol):
+    """One connection: one request after another, with at most one reader and one writer at a time."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until it is made
+        self.went_on = asyncio.Event()
+        """Set once the app has said `100 Continue`, or anything after it."""
+        self._h11 = h11.Connection(h11.CLIENT, HEAD_MAX)
+        self._head: h11.Response | h11.InformationalResponse | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._answered = False
+        self._lost: Lost | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._paused_reading = False
+        self._full = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self.idle_in: set[Connection] | None = None
+
+    # what its user calls
+
+    def begin(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send a request's head. Raises Lost."""
+        if self._lost is not None:
+            raise self._lost
+        data = self._h11.send(h11.Request(method=method, target=target, headers=list(headers)))
+        self.transport.write(data)
+
+    async def send(self, data: bytes) -> None:
+        """Send some of the body, and wait while the app takes no more. Raises Lost."""
+        if self._lost is not None:
+            raise self._lost
+        for part in self._h11.send_with_data_passthrough(h11.Data(data=data)) or ():
+            self.transport.write(part)
+        if self._full:
+            self._writer = asyncio.get_running_loop().create_future()
+            await self._writer
+            if self._lost is not None:
+                raise self._lost
+
+    def finish(self) -> None:
+        """The request ends here."""
+        if self._lost is None and (data := self._h11.send(h11.EndOfMessage())):
+            self.transport.write(data)
+
+    async def head(self) -> h11.Response | h11.InformationalResponse:
+        """The response's head, or that of a 101. Raises Lost."""
+        while self._head is None:
+            await self._more()
+        return self._head
+
+    async def read(self) -> tuple[bytes, bool]:
+        """What has come of the body, and whether more follows; waits for something to come. Raises Lost."""
+        while not self._chunks and not self._ended:
+            await self._more()
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._size = 0
+        if self._paused_reading and not self._ended:
+            self._paused_reading = False
+            self.transport.resume_reading()
+        return data, not self._ended
+
+    @property
+    def answering(self) -> bool:
+        """Has the response's head come?"""
+        return self._head is not None
+
+    def rest(self) -> bytes:
+        """What came behind a 101: the new protocol's first bytes."""
+        return self._h11.trailing_data[0]
+
+    def renew(self) -> bool:
+        """Make ready for the next request; False where the connection can't take one."""
+        done = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        if not done or self._lost is not None or self.transport.is_closing() or self._h11.trailing_data[0]:
+            return False
+        self._h11.start_next_cycle()
+        self._head, self._ended, self._answered = None, False, False
+        self.went_on.clear()
+        if self._paused_reading:
+            self._paused_reading = False
+            self.transport.resume_reading()
+        return True
+
+    def rest_in(self, idle: set[Connection]) -> None:
+        """Wait in ``idle`` for the next request, at most IDLE_S."""
+        idle.add(self)
+        self.idle_in = idle
+        self._expiry = asyncio.get_running_loop().call_later(IDLE_S, self.close)
+
+    def wake(self) -> None:
+        """A request is coming."""
+        if self.idle_in is not None:
+            self.idle_in.discard(self)
+            self.idle_in = None
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+    def close(self) -> None:
+        """Whatever is under way is over, for the app too."""
+        self.wake()
+        self._fail("closed")
+        if self.transport is not None:
+            self.transport.abort()
+
+    # what the transport calls
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.idle_in is not None:
+            self.close()  # an answer that nobody asked for, a 408 perhaps: it must not become the next one's
+            return
+        self._answered = True
+        self._take(data)
+        if self._size > _HIGH and not self._paused_reading and not self._ended:
+            self._paused_reading = True
+            self.transport.pause_reading()
+
+    def eof_received(self) -> None:
+        self._take(b"")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.wake()
+        self._fail(str(exc) if exc is not None and str(exc) else "it closed the connection")
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._settle("_writer")
+
+    def _take(self, data: bytes) -> None:
+        try:
+            self._h11.receive_data(data)
+            while (event := self._h11.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+                if type(event) is h11.ConnectionClosed:
+                    break
+                self._note(event)
+                if type(event) is h11.InformationalResponse and event.status_code == 101:
+                    break
+        except h11.RemoteProtocolError as error:
+            self._fail(f"its answer is no HTTP: {error}" if data else "it closed the connection")
+            self.transport.abort()
+        if self._head is not None or self._chunks or self._ended:
+            self._settle("_reader")
+
+    def _note(self, event: Any) -> None:
+        kind = type(event)
+        if kind is h11.Data:
+            chunk = bytes(event.data)
+            self._chunks.append(chunk)
+            self._size += len(chunk)
+        elif kind is h11.EndOfMessage:
+            self._ended = True  # with its trailers, which nobody behind a proxy can rely on
+        elif kind is h11.Response or event.status_code == 101:
+            self._head = event
+            self.went_on.set()
+        elif event.status_code == 100:
+            self.went_on.set()
+
+    async def _more(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        self._reader = asyncio.get_running_loop().create_future()
+        await self._reader
+
+    def _fail(self, reason: str) -> None:
+        if self._lost is None:
+            self._lost = Lost(reason, answered=self._answered)
+        self.went_on.set()
+        self._settle("_reader")
+        self._settle("_writer")
+
+    def _settle(self, name: str) -> None:
+        waiter: asyncio.Future[None] | None = getattr(self, name)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class Upstream:
+    """The main app's address, and the connections to it that wait for a request.
+
+    There is no limit here: each connection belongs to a request, and the server limits those.
+    """
+
+    def __init__(self, url: str) -> None:
+        at = urlsplit(url)
+        self.url = url
+        self.host, self.port = at.hostname or "127.0.0.1", at.port or 80
+        self.authority = at.netloc.encode("ascii", "replace")
+        self._idle: set[Connection] = set()
+
+    async def connect(self) -> Connection:
+        """A fresh connection. Raises Unreachable."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                _, connection = await loop.create_connection(Connection, self.host, self.port)
+        except TimeoutError:
+            raise Unreachable(f"it accepts no connection within {CONNECT_S:.0f} s") from None
+        except OSError as error:
+            raise Unreachable(error.strerror or str(error)) from None
+        return connection
+
+    def kept(self) -> Connection | None:
+        """A connection that was used before and waits, if there is one: the app may be closing it just now."""
+        while self._idle:
+            connection = self._idle.pop()
+            connection.wake()
+            if not connection.transport.is_closing():
+                return connection
+        return None
+
+    def release(self, connection: Connection) -> None:
+        """The request on ``connection`` is over: keep it for another, or close it."""
+        if len(self._idle) < IDLE_MAX and connection.renew():
+            connection.rest_in(self._idle)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        for connection in list(self._idle):
+            connection.close()
+
+
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel find out within minutes that the other end is gone: a WebSocket may be silent for hours."""
+    sock = transport.get_extra_info("socket")
+    with contextlib.suppress(OSError, AttributeError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, seconds in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20), (socket.TCP_KEEPCNT, 3)):
+            sock.setsockopt(socket.IPPROTO_TCP, option, seconds)
