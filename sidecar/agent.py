@@ -22,7 +22,8 @@ from sidecar.life import Life, parse
 from sidecar.link import Link
 from sidecar.recording import Recording
 from sidecar.recovery import report
-from sidecar.recovery.start import Recovered, Start, classify
+from sidecar.recovery.start import Start, classify
+from sidecar.recovery.terms import Recovered
 from sidecar.session import Session
 from sidecar.syncing import Syncing
 from sidecar.web.app import ALWAYS, build
@@ -172,6 +173,8 @@ class Agent:
             self.link.say("done")
             return 0
         if engine is None:
+            self.syncing.end()
+            await self.start.give_back(unleased=self.state.lease == "unleased")
             log.error(f"the last sync was not made: {self.syncing.why_not()}. What changed since is on this disk only")
             self.link.say("done")
             return EX_FAILED

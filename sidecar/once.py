@@ -13,8 +13,9 @@ from sidecar import session, tending
 from sidecar.errors import SidecarError, TryLater
 from sidecar.recovery import journal, report
 from sidecar.recovery.claim import read_lease
+from sidecar.recovery.reattach import settle
 from sidecar.recovery.restore import read_manifest
-from sidecar.recovery.start import Start, settle
+from sidecar.recovery.start import Start
 from sidecar.session import Session, open_session
 from sidecar.stores.base import Denied, NotFound, StoreError
 from sidecar.sync import history

@@ -15,14 +15,14 @@ import sidecar
 from sidecar import log
 from sidecar.errors import ConfigError, RestoreFailed, SidecarError
 from sidecar.measures import SNAPSHOTS
+from sidecar.recovery import reattach as reattaching
 from sidecar.recovery import report
-from sidecar.recovery import start as starting
 from sidecar.recovery.claim import Claimed, Moved, read_lease, refusal
 from sidecar.recovery.lease import Me, Refuse, Tenure, decide
 from sidecar.recovery.locks import RootLocks
 from sidecar.recovery.record import Record
 from sidecar.recovery.restore import confirm_local, read_manifest
-from sidecar.recovery.start import Plan, Recovered
+from sidecar.recovery.terms import Plan, Recovered
 from sidecar.settings import Settings, ensure_state_dir, load
 from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
@@ -245,7 +245,7 @@ async def reattached_engine(here: Session) -> Engine:
     failures = 0
     while True:
         try:
-            found = await starting.reattach(here.store, here.index, here.plan)
+            found = await reattaching.reattach(here.store, here.index, here.plan)
         except Moved:
             continue
         except SidecarError as error:

@@ -15,10 +15,12 @@ from sidecar import log, session, tending
 from sidecar.errors import EX_FAILED, SidecarError
 from sidecar.link import Link
 from sidecar.recording import Recording
-from sidecar.recovery import start
+from sidecar.recovery import again, reattach
+from sidecar.recovery.again import Standing
 from sidecar.recovery.claim import Claimed
-from sidecar.recovery.lease import Left
-from sidecar.recovery.start import Recovered, Standing, Start
+from sidecar.recovery.lease import Left, Waiting
+from sidecar.recovery.start import Start
+from sidecar.recovery.terms import Recovered
 from sidecar.session import Session
 from sidecar.sync.engine import Engine
 from sidecar.sync.pace import spread
@@ -48,7 +50,7 @@ class Syncing:
 
     async def attach(self, recovered: Recovered) -> None:
         """Make the engine that a finished restore, or a confirmed cold start, allows for."""
-        await asyncio.to_thread(start.note_choice, self.here.index, self.here.plan.me.instance, recovered)
+        await asyncio.to_thread(reattach.note_choice, self.here.index, self.here.plan.me.instance, recovered)
         if recovered.tenure is None:
             self.beside(self._regain(recovered))
             return
@@ -118,15 +120,22 @@ class Syncing:
         """Unleased: try again until the store lets us, as long as its head is still what was restored."""
         while self.engine is None:
             await asyncio.sleep(spread(REGAIN_S))
-            taken = await start.regain(self.here.store, recovered, self.here.plan.me)
-            if taken is not None:
-                log.info(f"the lease is ours now (epoch {taken.tenure.epoch}): what main wrote is synced")
-                leased = replace(recovered, head=taken.revision)
-                engine = await session.engine(self.here, session.base_of(leased), taken.tenure, None)
+            plan = self.here.plan
+            got = await again.regain(self.here.store, recovered, plan, Waiting(plan.handoff_wait_s))
+            if got is not None:
+                tenure, manifest = got.taken.tenure, got.manifest
+                log.info(f"the lease is ours now (epoch {tenure.epoch}): what main wrote is synced")
+                self.link.say("keep", "epoch", tenure.epoch)
+                origin = replace(recovered.origin, manifest=manifest)
+                leased = replace(recovered, head=got.taken.revision, origin=origin)
+                if manifest is not None and manifest is not recovered.manifest:
+                    engine = await session.engine_again(self.here, got.taken, manifest)
+                else:
+                    engine = await session.engine(self.here, session.base_of(leased), tenure, None)
                 await self._ride(engine, leased)
                 self._run(engine)
                 # Only now: whoever reads it may ask for a checkpoint at once.
-                self.state.lease, self.state.epoch = "held", taken.tenure.epoch
+                self.state.lease, self.state.epoch = "held", tenure.epoch
                 self.state.clear("unleased")
 
     async def _orphaned(self) -> None:
@@ -153,7 +162,7 @@ class Syncing:
             waited = time.monotonic() - since
             await asyncio.sleep(spread(LEASE_YOUNG_S if waited < YOUNG_S else LEASE_OLD_S))
             try:
-                look = start.standing(here.store, here.plan, left, time.monotonic() - since, patience)
+                look = again.standing(here.store, here.plan, left, time.monotonic() - since, patience)
                 found = await asyncio.wait_for(look, CLAIM_S)
             except (SidecarError, TimeoutError) as error:
                 log.debug(f"the lease can't be looked at now: {error}")
@@ -171,7 +180,7 @@ class Syncing:
         self.engine = self.verbs.engine = None  # whoever wants one waits for the new one
         try:
             with contextlib.suppress(TimeoutError):
-                taken = await asyncio.wait_for(start.reclaim(self.here.store, found, self.here.plan.me), CLAIM_S)
+                taken = await asyncio.wait_for(again.reclaim(self.here.store, found, self.here.plan.me), CLAIM_S)
             if taken is None:
                 self.engine = self.verbs.engine = old
                 return False

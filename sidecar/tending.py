@@ -11,8 +11,8 @@ from sidecar.state import State
 from sidecar.stores.base import Usage
 from sidecar.sync.engine import Engine
 from sidecar.sync.history import LAST, Retention
-from sidecar.sync.line import Edited, Fenced
 from sidecar.sync.pace import spread
+from sidecar.sync.rights import Edited, Fenced
 from sidecar.units import size_text
 from sidecar.web.checklist import LONG_HISTORY
 

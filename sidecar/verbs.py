@@ -19,7 +19,7 @@ from sidecar.sync.bulletin import Result
 from sidecar.sync.engine import Engine
 from sidecar.sync.forgetting import said, why_nothing
 from sidecar.sync.history import Retention
-from sidecar.sync.line import Edited, Fenced
+from sidecar.sync.rights import Edited, Fenced
 from sidecar.web.app import Answer
 
 _STATUS = {"fenced": 409, "unavailable": 503, "denied": 503, "no-room": 503, "failed": 503, "timeout": 504}

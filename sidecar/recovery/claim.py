@@ -5,21 +5,32 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sidecar import log
 from sidecar.errors import EX_REFUSED, RestoreFailed
 from sidecar.recovery import lease as leases
-from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait
+from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait, Waiting
 from sidecar.snapshot.manifest import ASKS
 from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, Unavailable
 
 POLL_S = 2.0
 TRIES = 3
 RETRY_S = 0.5
+
+WITHDRAWALS = 5
+"""How often letting go of the lease gives way to other commits."""
+
+
+ALONG_S = 2.5
+"""What goes along with a lease that is given back has so long to be told."""
+
+Along = Callable[[Revision, float], Awaitable[Mapping[str, bytes]]]
+"""Files (store path and bytes) to put with a commit onto a revision, told within so many seconds."""
 
 
 class Moved(Exception):
@@ -42,6 +53,15 @@ class Unleased:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The holder, whose lease is ``found`` at ``head``, was asked, or can't be: look again in ``pause_s``."""
+
+    head: Revision | None
+    found: Lease
+    pause_s: float
+
+
 async def read_lease(store: Store, revision: Revision | None) -> Lease | None:
     """The lease at ``revision``. Raises ManifestError where it is there and can't be read."""
     if revision is None:
@@ -54,30 +74,6 @@ async def read_lease(store: Store, revision: Revision | None) -> Lease | None:
         return leases.decode(await asyncio.to_thread((Path(folder) / leases.PATH).read_bytes))
 
 
-@dataclass(slots=True)
-class Waiting:
-    """How long a silent holder has been waited for, over several reads of the head."""
-
-    handoff_wait_s: float
-    seen: tuple[str, int, str, int] | None = None
-    since: float = 0.0
-    first: float = 0.0
-    asked: str = ""  # which instance, for people
-
-    def silent(self, holder: Lease, now: float) -> bool:
-        """Whether ``holder`` had its time. A renewed hand-over starts the clock again, at most ten times over.
-
-        So does another holder: it was never asked, nor is it what we found silent.
-        """
-        sight = (holder.instance, holder.epoch, holder.state, holder.turn)
-        if self.seen is None or sight[:2] != self.seen[:2]:
-            self.first = self.since = now
-        elif holder.state == "handing_over" and sight != self.seen:
-            self.since = now
-        self.seen = sight
-        return now - self.since >= self.handoff_wait_s or now - self.first >= 10 * self.handoff_wait_s
-
-
 async def claim(
     store: Store,
     head: Revision | None,
@@ -85,37 +81,53 @@ async def claim(
     me: Me,
     least_epoch: int,
     waiting: Waiting,
-    alive: Callable[[], None],
+    alive: Callable[[], None] = lambda: None,
+    bounded: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Claimed | Unleased:
-    """Take the lease that was ``found`` at ``head``, or ask for it. Raises Moved where the head must be read again.
+    """Take the lease that was ``found`` at ``head``; ask for it, and wait, where somebody may hold it.
 
-    Another identity's lease raises RestoreFailed (69) and writes nothing.
+    Raises Moved where somebody else moves the head: what is there may be another snapshot. Each round of questions to
+    the store goes within ``bounded``, which the waiting between them doesn't. Another identity's lease raises
+    RestoreFailed (69) and writes nothing.
     """
+    while True:
+        with bounded():
+            taken = await attempt(store, head, found, me, least_epoch, waiting, alive)
+        if not isinstance(taken, Waits):
+            return taken
+        await asyncio.sleep(taken.pause_s)
+        head, found = taken.head, taken.found
+        with bounded():
+            if await store.head() != head:
+                raise Moved
+
+
+async def attempt(
+    store: Store,
+    head: Revision | None,
+    found: Lease | None,
+    me: Me,
+    least_epoch: int,
+    waiting: Waiting,
+    alive: Callable[[], None] = lambda: None,
+) -> Claimed | Unleased | Waits:
+    """What can be done at once about the lease that was ``found`` at ``head``. Raises as ``claim`` does."""
     if head is not None and found is not None and (found.instance, found.state) == (me.instance, "held"):
         return Claimed(head, Tenure(found), None)  # an earlier attempt, or agent, of ours has taken it
     now = time.monotonic()
     decision = leases.decide(found, me, least_epoch=least_epoch)
-    if isinstance(decision, Wait) and waiting.silent(decision.holder, now):
+    silent = isinstance(decision, Wait) and waiting.silent(decision.holder, now)
+    if isinstance(decision, Wait) and silent and (decision.request is None or not waiting.handoff_wait_s):
+        log.warning(f"the holder before us ({decision.holder.instance}) gave no answer: it is taken for dead")
         decision = leases.decide(found, me, least_epoch=least_epoch, silent=True)
-        log.warning(f"the holder before us ({decision_holder(found)}) gave no answer: it is taken for dead")
     if isinstance(decision, Refuse):
         raise RestoreFailed(refusal(store, decision.holder, me), final=True, code=EX_REFUSED)
-    if isinstance(decision, Wait):
-        alive()
-        if decision.request is not None:
-            try:
-                await _ask(store, head, decision, me, waiting)
-            except Denied as error:
-                return Unleased(error.message)
-        left = waiting.since + waiting.handoff_wait_s - now
-        await asyncio.sleep(max(0.05, min(POLL_S * (0.75 + random.random() / 2), left)))
-        raise Moved
-    return await _take(store, head, decision, me)
-
-
-async def _ask(store: Store, head: Revision | None, decision: Wait, me: Me, waiting: Waiting) -> None:
-    """Write down that we want the lease. Raises Moved, Denied, and what keeps us from reading."""
-    assert decision.request is not None
+    if isinstance(decision, Take):
+        return await _take(store, head, decision, me)
+    alive()
+    pause = max(0.05, min(POLL_S * (0.75 + random.random() / 2), waiting.left(now)))
+    if decision.request is None:
+        return Waits(head, decision.holder, pause)
     if waiting.asked != decision.holder.instance:
         log.info(
             f"instance {decision.holder.instance} holds the lease: asking it to hand over,"
@@ -123,13 +135,15 @@ async def _ask(store: Store, head: Revision | None, decision: Wait, me: Me, wait
         )
         waiting.asked = decision.holder.instance
     try:
-        await _commit(store, head, decision.request, f"{ASKS}{me.instance}")
-    except Unavailable:
-        await store.head()  # while that works, the holder gets its time all the same
-
-
-def decision_holder(found: Lease | None) -> str:
-    return found.instance if found else "nobody"
+        asked = await _commit(store, head, decision.request, f"{ASKS}{me.instance}")
+        return Waits(asked, decision.request, pause)
+    except Denied as error:
+        return Unleased(error.message)
+    except Unavailable as error:
+        if await store.head() != head:
+            raise Moved from None
+        # Reading works. Nobody is taken for dead who was never asked.
+        return Unleased(error.message) if silent else Waits(head, decision.holder, pause)
 
 
 async def _take(store: Store, head: Revision | None, decision: Take, me: Me) -> Claimed | Unleased:
@@ -160,21 +174,45 @@ async def _commit(store: Store, head: Revision | None, lease: Lease, message: st
         raise Moved from None
 
 
-async def withdraw(store: Store, claimed: Claimed, along: Mapping[str, bytes]) -> None:
-    """Give a lease back that was taken for nothing, and put ``along`` with it. Raises StoreError."""
-    document = claimed.tenure.released(clean=bool(claimed.clean))
-    message = f"sidecar: lease {claimed.tenure.epoch} withdrawn by {claimed.tenure.lease.instance}"
-    await store.commit(claimed.revision, {**along, leases.PATH: document}, [], message)
+async def give_back(store: Store, me: Me, claimed: Claimed | None, clean: bool, along: Along | None = None) -> None:
+    """Let go of what is ours at the head, ``claimed`` or not: a claim or a request may have landed without an answer.
 
-
-async def unask(store: Store, head: Revision, found: Lease) -> None:
-    """Take back the request that was ``found`` at ``head``: its holder goes on. Raises StoreError.
-
-    The title is that of a request, so the holder takes the commit for no edit of the store.
+    ``clean`` is how the lease was released before, where ``claimed`` doesn't tell; ``along`` is asked what to put with
+    it. Again where the head moves meanwhile. Raises SidecarErrors.
     """
-    held = replace(found, state="held", requester="", turn=found.turn + 1)
-    message = f"{ASKS}{found.requester}, who asks no more"
-    await store.commit(head, {leases.PATH: leases.encode(held)}, [], message)
+    for attempt in range(1, WITHDRAWALS + 1):
+        head: Revision | None
+        found: Lease | None
+        if claimed is not None:
+            head, found, clean = claimed.revision, claimed.tenure.lease, bool(claimed.clean)
+        else:
+            head = await store.head()
+            found = await read_lease(store, head)
+        given = leases.lets_go(found, me, clean)
+        if head is None or given is None:
+            return
+        mine = given.instance == me.instance
+        more = await along(head, ALONG_S) if along is not None and mine else {}
+        try:
+            await withdraw(store, head, given, me, more)
+            return
+        except Conflict:
+            claimed = None
+            if attempt == WITHDRAWALS:
+                raise
+
+
+async def withdraw(store: Store, head: Revision, given: Lease, me: Me, along: Mapping[str, bytes]) -> None:
+    """Write ``given``, what ``lease.lets_go`` says, and ``along``, on top of ``head``. Raises StoreError.
+
+    The title of a request that is taken back is that of a request: its holder takes the commit for no edit.
+    """
+    message = f"sidecar: lease {given.epoch} withdrawn by {me.instance}"
+    if given.instance != me.instance:
+        message = f"{ASKS}{me.instance}, who asks no more"
+    await store.commit(head, {**along, leases.PATH: leases.encode(given)}, [], message)
+    if given.instance != me.instance:
+        log.info(f"instance {given.instance} need not hand over any more: the request is withdrawn")
 
 
 def refusal(store: Store, holder: Lease, me: Me) -> str:

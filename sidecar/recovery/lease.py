@@ -16,13 +16,31 @@ from sidecar.errors import ManifestError
 from sidecar.snapshot.manifest import LEASE as PATH
 from sidecar.snapshot.manifest import SnapshotId
 
-__all__ = ["PATH", "Lease", "Left", "Me", "Refuse", "Take", "Tenure", "Wait", "decide", "decode", "encode", "reclaims"]
+__all__ = [
+    "PATH",
+    "Lease",
+    "Left",
+    "Me",
+    "Refuse",
+    "Take",
+    "Tenure",
+    "Verdict",
+    "Wait",
+    "Waiting",
+    "decide",
+    "decode",
+    "encode",
+    "judge",
+    "lets_go",
+    "reclaims",
+]
 
 FORMAT = 1
 MOST = 10**17
 """The largest epoch or turn: what follows it is still a snapshot's number."""
 
 State = Literal["held", "requested", "handing_over", "released"]
+Verdict = Literal["mine", "requested", "withdrawn", "fenced", "lost"]
 _STATES = ("held", "requested", "handing_over", "released")
 
 
@@ -136,6 +154,50 @@ def decide(current: Lease | None, me: Me, *, least_epoch: int = 0, silent: bool 
     return Wait(current, None)
 
 
+@dataclass(slots=True)
+class Waiting:
+    """How long a silent holder has been waited for, over several looks at the head. Times are the caller's clock's."""
+
+    handoff_wait_s: float
+    seen: tuple[str, int, str, int] | None = None
+    since: float = 0.0
+    first: float = 0.0
+    asked: str = ""  # which instance, for people
+
+    def silent(self, holder: Lease, now: float) -> bool:
+        """Whether ``holder`` has been as it is for too long: held without our being able to ask, or asked in vain.
+
+        A hand-over that is renewed starts the clock again, at most ten times over. Another holder was never asked, nor
+        is it what we found silent.
+        """
+        sight = (holder.instance, holder.epoch, holder.state, holder.turn)
+        if self.seen is None or sight[:2] != self.seen[:2]:
+            self.first = self.since = now
+        elif sight != self.seen:
+            self.since = now
+        self.seen = sight
+        return now - self.since >= self.handoff_wait_s or now - self.first >= 10 * self.handoff_wait_s
+
+    def left(self, now: float) -> float:
+        """Seconds until the holder that was seen last is taken for dead, if it stays as it is."""
+        return min(self.since + self.handoff_wait_s, self.first + 10 * self.handoff_wait_s) - now
+
+
+def lets_go(found: Lease | None, me: Me, clean: bool) -> Lease | None:
+    """What a start that comes to nothing writes in the place of the lease that it ``found``; None: nothing is ours.
+
+    What it holds it releases, as ``clean`` as it was before it. What it only asked for its holder keeps, also one that
+    has begun to hand over.
+    """
+    if found is None or found.state == "released":
+        return None
+    if found.instance == me.instance:
+        return replace(found, state="released", requester="", clean=clean, since=time.time())
+    if found.requester == me.instance and found.state in ("requested", "handing_over"):
+        return replace(found, state="held", requester="", turn=found.turn + 1)
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Left:
     """What a fenced instance left on the main line: it held ``epoch``, and sent one of ``snapshots`` last."""
@@ -181,19 +243,40 @@ class Tenure:
         return encode(self.lease)
 
     def handing_over(self) -> bytes:
+        """The answer to whoever asks, and each time another one: who waits sees that we live."""
         self.lease = replace(self.lease, state="handing_over", turn=self.lease.turn + 1, since=time.time())
         return encode(self.lease)
 
-    def judge(self, raw: bytes | None) -> Literal["mine", "requested", "fenced", "lost"]:
-        """What the lease at the head says of us. ``lost``: it was deleted or broken by hand, nobody else has it."""
-        if raw is None:
-            return "lost"
-        try:
-            found = decode(raw)
-        except ManifestError as error:
-            return "lost" if error.damage else "fenced"
-        if found.instance != self.lease.instance or found.epoch != self.lease.epoch:
-            return "fenced" if found.epoch >= self.lease.epoch else "lost"
-        if found.state == "released":
-            return "fenced"
-        return "requested" if found.state == "requested" else "mine"
+    @property
+    def handing(self) -> bool:
+        """Whether we have answered somebody who asks, and go on handing over."""
+        return self.lease.state == "handing_over"
+
+    def judge(self, raw: bytes | None) -> Verdict:
+        """What the lease at the head says of us; what it says of who asks is taken over."""
+        verdict, self.lease = judge(self.lease, raw)
+        return verdict
+
+
+def judge(mine: Lease, raw: bytes | None) -> tuple[Verdict, Lease]:
+    """What the lease at the head says to the holder of ``mine``, and how that stands from then on.
+
+    ``lost``: it was deleted or broken by hand, nobody else has it. ``withdrawn``: we hand over, and who asked asks no
+    more.
+    """
+    if raw is None:
+        return "lost", mine
+    try:
+        found = decode(raw)
+    except ManifestError as error:
+        return ("lost" if error.damage else "fenced"), mine
+    if found.instance != mine.instance or found.epoch != mine.epoch:
+        return ("fenced" if found.epoch >= mine.epoch else "lost"), mine
+    if found.state == "released":
+        return "fenced", mine
+    turn = max(mine.turn, found.turn)
+    if found.state == "requested":
+        return "requested", replace(mine, requester=found.requester, turn=turn)
+    if found.state == "held" and mine.state == "handing_over":
+        return "withdrawn", replace(mine, state="held", requester="", turn=turn)
+    return "mine", mine

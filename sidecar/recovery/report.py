@@ -7,7 +7,7 @@ import time
 
 from sidecar import log
 from sidecar.recovery.record import Record
-from sidecar.recovery.start import Recovered
+from sidecar.recovery.terms import Recovered
 from sidecar.roots import Root, spell
 from sidecar.state import State
 from sidecar.statedir import can_hold

@@ -37,6 +37,7 @@ __all__ = [
     "JournalOutcome",
     "Restored",
     "confirm_local",
+    "download",
     "entry_path",
     "finish_journal",
     "preview",
@@ -128,6 +129,35 @@ async def restore(
         instance=instance,
     )
     return _with(await _bring(job, meter), skipped, earlier)
+
+
+async def download(
+    store: Store,
+    revision: str,
+    manifest: Manifest,
+    roots: Sequence[Root],
+    *,
+    index: Index,
+    store_id: str,
+    state_dir: Path,
+    progress: RestoreProgress,
+    alive: Callable[[], None] | None = None,
+) -> None:
+    """Have all that a `restore` of ``manifest`` would fetch, verified, in staging. Raises as that does.
+
+    No root is changed but for its staging folder, nor is the index: nothing is decided yet.
+    """
+    meter = Meter(progress, alive)
+    await meter.work(check, manifest)
+    mode = await meter.work(_worth, index, store_id, manifest)
+    where, _ = await meter.work(places, manifest, roots)
+    image = await meter.work(image_of, index, manifest)
+    manifest = await meter.work(described, manifest, index, same=mode == "resume")
+    row_of = await meter.work(_rows, index, store_id)
+    job = _Job(*(store, revision, manifest, where, mode), image=image, bury=True, row_of=row_of, state_dir=state_dir)
+    plan = await meter.work(_look, job, meter)
+    ready = await meter.work(prepare, plan, job.manifest, job.state_dir, meter)
+    await fetch(job.store, job.revision, job.manifest, ready.wants, meter)
 
 
 async def restore_paths(
@@ -284,6 +314,12 @@ def _believe(index: Index, store_id: str, manifest: Manifest, revision: str) -> 
             known = index.known()
         else:
             index.discard()
+    return _worth(index, store_id, manifest)
+
+
+def _worth(index: Index, store_id: str, manifest: Manifest) -> Mode:
+    """What the index, as it is, is worth for this snapshot."""
+    known = index.known()
     this = known is not None and known.store == store_id and known.snapshot == manifest.snapshot
     return "resume" if this and index.note(journal.NOTE) is None else "bring"
 

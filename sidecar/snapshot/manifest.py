@@ -28,6 +28,9 @@ TITLE = "sidecar: snapshot "
 ASKS = "sidecar: lease requested by "
 """How the title of a commit starts that changes nothing but the lease, to ask its holder for it."""
 
+HANDS = "sidecar: lease handing over"
+"""The title of a commit that changes nothing but the lease: its holder answers that it hands over, or still does."""
+
 Kind = Literal["file", "dir", "symlink"]
 Flag = Literal["", "unsettled", "stale", "unreadable"]
 

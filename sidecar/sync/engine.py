@@ -25,10 +25,11 @@ from sidecar.state import State
 from sidecar.stores.base import Denied, Refused, Revision, Source, Store, StoreError, Unavailable
 from sidecar.sync import history, pace
 from sidecar.sync.bulletin import Bulletin, Result
-from sidecar.sync.line import Base, Edited, Fenced, Line, Tenure
+from sidecar.sync.line import Base, Line
 from sidecar.sync.mend import carried, strays
 from sidecar.sync.pace import Budget
 from sidecar.sync.pack import pack, unpack_failed
+from sidecar.sync.rights import Edited, Fenced, Tenure, Withdrawn
 from sidecar.sync.survey import Hints as LookHints
 from sidecar.sync.survey import Look, Survey, Surveyor
 from sidecar.sync.watch import Hints, Watcher
@@ -110,7 +111,6 @@ class Engine:
         self._roomless: dict[str, str] = {}
         self._later: dict[str, float] = {}  # large databases whose turn comes then
         self._from: str | None = None
-        self._handing_over = False
         self.left: frozenset[SnapshotId] | None = None
         """Once fenced: the snapshots of which one is the last that it put on the main line."""
         self._retired = False
@@ -238,9 +238,10 @@ class Engine:
                 self._sent(rides)
             except Fenced:
                 self._fenced()
+            except Withdrawn:
+                self._stays()
             except Edited:
-                self._reassert = True
-                self.bulletin.edited()
+                await self._edited()
                 self.everything()
             except SidecarError as error:
                 log.debug(f"the recovery record could not be sent, and waits: {error}")
@@ -340,81 +341,85 @@ class Engine:
         edits = 0
         while edits < EDITS:
             await asyncio.to_thread(_fresh, folder)
-            survey = await asyncio.to_thread(self.surveyor.look, look, folder, self._more)
-            self.bulletin.held(survey, self._held.keys())
-            due = {path: time.monotonic() + wait for path, wait in survey.deferred.items()}
-            self._later = due if look.hints is None else self._later | due
-            self.bulletin.looked(survey, self._later)
-            self._held = dict(survey.held)
-            self._roomless = {path: survey.unreadable[path] for path in survey.roomless if path in survey.unreadable}
-            closing = why in ("final", "handoff")
-            if not (survey.reason or closing or look.reassert) and self.line.snapshot is not None:
-                if why == "checkpoint" and self.line.branch is None:
-                    try:
-                        await self.line.heed(until - time.monotonic())
-                    except Edited:
-                        edits += 1
-                        self._reassert = True
-                        self.bulletin.edited()
-                        look = replace(look, hints=None, reassert=True)
-                        continue
-                return self._result(survey, 0)
-            if survey.confirmed and self.line.snapshot is not None:
-                await self.line.keep(f"kept/{self.line.snapshot}")
-            if self._from is not None:
-                await self.line.keep(f"damaged/{await self._left()}")
-            number = self.line.next_id()
-            again: dict[str, Source] = {}
-            if look.reassert:
-                taken = await carried(self.store, self.line.ours, survey, self.index, folder)
-                survey.staged.extend(taken.staged)
-                again = taken.put
-            package = await asyncio.to_thread(
-                pack,
-                survey,
-                self.index,
-                folder,
-                number,
-                self.line.snapshot,
-                self.options,
-                frozenset(self._refused),
-                anew=look.reassert,
-                compacting=why in ("automatic", "asked") and not look.reassert,
-            )
-            rides = {p: data for p, data in self.rides.items() if p != LEASE or self.line.branch is None}
-            again = {path: source for path, source in again.items() if path in package.parts}
-            put, delete = {**again, **package.put, **rides}, package.delete
-            if look.reassert:
-                delete = [*delete, *await strays(self.store, self.line.head, package.parts)]
-            title = package.title + (f" (from {self._from})" if self._from else "")
-            message = f"{title}\n\n{package.body}"
-            if self.tenure is not None and self.line.branch is None and (closing or self.line.lost):
-                put[LEASE] = self.tenure.released(clean=True) if closing else self.tenure.held()
-            self._weight = package.bytes
             try:
-                revision = await self.line.commit(put, delete, message, automatic=why == "automatic", until=until)
+                return await self._once(why, look, folder, until, first)
             except Edited:
                 await asyncio.to_thread(self.index.discard)
-                self._reassert = True
-                self.bulletin.edited()
+                await self._edited()
                 edits += 1
                 look = replace(look, hints=None, reassert=True)
-                continue
+            except Withdrawn:
+                await asyncio.to_thread(self.index.discard)
+                self._stays()
+                why = "asked"
             except Refused as error:
                 await asyncio.to_thread(unpack_failed, self.index)
                 if error.path in self._refused:
                     raise  # in a bundle it is already: this can't be mended
                 log.warning(f"{error.path!r} goes into a bundle: {error.message}")
                 self._refused.add(error.path)
-                continue
-            self.bulletin.totals(await asyncio.to_thread(self._promote, revision))
-            self.line.snapshot, self._reassert, self._from = number, False, None
-            self._sent(rides)
-            self.state.commits_hour, self.state.commits_paced = self.budget.in_hour(time.monotonic())
-            lag = time.monotonic() - first
-            self.bulletin.durable(number, revision, package.changed, package.bytes, lag, self.line.branch)
-            return self._result(survey, package.changed)
         raise Unavailable("the store's head moves faster than we can follow; the next sync tries again")
+
+    async def _once(self, why: Why, look: Look, folder: Path, until: float, first: float) -> Result:
+        """Look, and commit what is worth it. Raises what `Line.commit` does."""
+        survey = await self.line.patiently(asyncio.to_thread(self.surveyor.look, look, folder, self._more))
+        self.bulletin.held(survey, self._held.keys())
+        due = {path: time.monotonic() + wait for path, wait in survey.deferred.items()}
+        self._later = due if look.hints is None else self._later | due
+        self.bulletin.looked(survey, self._later)
+        self._held = dict(survey.held)
+        self._roomless = {path: survey.unreadable[path] for path in survey.roomless if path in survey.unreadable}
+        closing = why in ("final", "handoff")
+        if not (survey.reason or closing or look.reassert) and self.line.snapshot is not None:
+            if why == "checkpoint" and self.line.branch is None:
+                await self.line.heed(until - time.monotonic())
+            return self._result(survey, 0)
+        if survey.confirmed and self.line.snapshot is not None:
+            await self.line.keep(f"kept/{self.line.snapshot}")
+        if self._from is not None:
+            await self.line.keep(f"damaged/{await self._left()}")
+        number = self.line.next_id()
+        again: dict[str, Source] = {}
+        if look.reassert:
+            taken = await self.line.patiently(carried(self.store, self.line.ours, survey, self.index, folder))
+            survey.staged.extend(taken.staged)
+            again = taken.put
+        packing = asyncio.to_thread(
+            pack,
+            survey,
+            self.index,
+            folder,
+            number,
+            self.line.snapshot,
+            self.options,
+            frozenset(self._refused),
+            anew=look.reassert,
+            compacting=why in ("automatic", "asked") and not look.reassert,
+        )
+        package = await self.line.patiently(packing)
+        rides = {p: data for p, data in self.rides.items() if p != LEASE or self.line.branch is None}
+        again = {path: source for path, source in again.items() if path in package.parts}
+        put, delete = {**again, **package.put, **rides}, package.delete
+        if look.reassert:
+            delete = [*delete, *await strays(self.store, self.line.head, package.parts)]
+        title = package.title + (f" (from {self._from})" if self._from else "")
+        message = f"{title}\n\n{package.body}"
+        if self.tenure is not None and self.line.branch is None and (closing or self.line.lost):
+            put[LEASE] = self.tenure.released(clean=True) if closing else self.tenure.held()
+        self._weight = package.bytes
+        revision = await self.line.commit(put, delete, message, automatic=why == "automatic", until=until)
+        self.bulletin.totals(await asyncio.to_thread(self._promote, revision))
+        self.line.snapshot, self._reassert, self._from = number, False, None
+        self._sent(rides)
+        self.state.commits_hour, self.state.commits_paced = self.budget.in_hour(time.monotonic())
+        lag = time.monotonic() - first
+        self.bulletin.durable(number, revision, package.changed, package.bytes, lag, self.line.branch)
+        return self._result(survey, package.changed)
+
+    async def _edited(self) -> None:
+        """The store was edited by hand, and its lease is ours still: put all of our snapshot there again."""
+        self._reassert = True
+        self.bulletin.edited()
 
     async def _settle_unclear(self, until: float) -> None:
         """What the last commit put is still pending in the index: promote it if it got through after all."""
@@ -507,31 +512,40 @@ class Engine:
             return
         try:
             head = await asyncio.wait_for(self.store.head(), 30)
-            if head == self.line.head and not (self.line.requested or self._handing_over):
+            if head == self.line.head and not (self.line.requested or self.tenure.handing):
                 return
             async with self._lock:
-                if self.state.lease == "held" and (await self.line.heed(30) == "requested" or self._handing_over):
+                if self.state.lease != "held":
+                    return
+                verdict = await self.line.heed(30)
+                if verdict == "withdrawn":
+                    self._stays()
+                elif verdict == "requested" or self.tenure.handing:
                     await self._hand_over(self.tenure)
         except Fenced:
             self._fenced()
+        except Withdrawn:
+            self._stays()
         except Edited:
-            self._reassert = True
-            self.bulletin.edited()
+            await self._edited()
             self.everything()
         except (StoreError, TimeoutError) as error:
             log.debug(f"the lease can't be looked at now: {error}")
 
     async def _hand_over(self, tenure: Tenure) -> None:
         """Answer that we do, make the last snapshot, and release the lease with it. What fails is tried again."""
-        if not self._handing_over:
+        if not tenure.handing:
             log.info("a new instance asks for the lease: handing over")
         until = time.monotonic() + 600
-        self._handing_over = True
-        handing = {LEASE: tenure.handing_over()}
-        await self.line.commit(handing, [], "sidecar: lease handing over", automatic=False, until=until)
+        await self.line.answer(until)
         self.line.requested = False
-        if (await self._snapshot("handoff", until)).ok:
+        if (await self._snapshot("handoff", until)).ok and tenure.handing:
             self._fenced()
+
+    def _stays(self) -> None:
+        """Who asked for the lease asks no more, in the middle of the hand-over."""
+        self.line.requested = False
+        log.info("the new instance asks for the lease no more: it stays ours")
 
     async def hold_still(self, seconds: float) -> bool:
         """Sync nothing until ``go_on``; False where a sync is under way for longer than ``seconds``."""
@@ -557,7 +571,7 @@ class Engine:
             return await history.look(self.store, retention)
         async with self._lock:
             await self._settle_unclear(time.monotonic() + 60)
-            if self._handing_over or await self.line.heed(30) != "mine":
+            if await self.line.heed(30) != "mine" or (self.tenure is not None and self.tenure.handing):
                 raise TryLater("a new instance asks for the lease: nothing was pruned")
             found = await history.look(self.store, retention)
             began = time.monotonic()
@@ -584,8 +598,10 @@ class Engine:
     async def _one_checkpoint(self) -> Result:
         async with self._lock:
             self._started = asyncio.current_task()
-            if self.state.lease == "fenced":
-                return Result(False, error="another instance holds the lease", code="fenced")
+            if self.line.branch is not None:
+                why = "another instance holds the lease" if self.state.lease == "fenced" else "recovery failed"
+                error = f"{why}: what main writes goes to branch {self.line.branch}, not to the main line"
+                return Result(False, error=error, code="fenced")
             at = self.budget.checkpoint_at(time.monotonic())
             if at > time.monotonic():
                 wait = at - time.monotonic()

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, Protocol
+from typing import TypeVar
 
 import orjson
 
 from sidecar import log
-from sidecar.snapshot.manifest import ASKS, LEASE, SnapshotId, snapshot_in
+from sidecar.snapshot.manifest import HANDS, LEASE, SnapshotId, snapshot_in
 from sidecar.snapshot.manifest import PATH as MANIFEST
 from sidecar.stores.base import (
     Commit,
@@ -33,23 +32,9 @@ from sidecar.stores.base import (
     Unsupported,
 )
 from sidecar.sync.pace import Budget, backoff
+from sidecar.sync.rights import Edited, Fenced, Tenure, Verdict, Withdrawn, about_the_lease, weigh
 
-Verdict = Literal["mine", "requested", "fenced", "lost"]
-
-
-class Tenure(Protocol):
-    """The lease as the sync side needs it; ``recovery.lease`` has it."""
-
-    @property
-    def epoch(self) -> int: ...
-
-    def released(self, clean: bool) -> bytes: ...
-
-    def held(self) -> bytes: ...
-
-    def handing_over(self) -> bytes: ...
-
-    def judge(self, raw: bytes | None) -> Verdict: ...
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +51,14 @@ class Base:
     sent: SnapshotId | None = None
 
 
-class Fenced(Exception):
-    """Somebody else holds the lease now: this instance writes no more to the main line."""
-
-
-class Edited(Exception):
-    """The head is not ours, yet the lease is: somebody edited the store by hand. Plan again on the new head."""
-
-
 MOMENT_S = 0.3
 """What is cut short gets so long to end by itself."""
 
-CLAIMS = re.compile(r"sidecar: lease \d+ claimed by ")
 SINCE = 100
+"""Commits that are looked through for our last one."""
+
+RENEW_S = 20.0
+"""How often who waits for the lease is told that the hand-over still goes on."""
 
 TURNS = 5
 """How often one commit gives way to commits that only ask for the lease."""
@@ -108,6 +88,7 @@ class Line:
         """Nobody holds the lease: its file was deleted or broken by hand. The next commit puts ours there again."""
         self._sent = base.sent
         self._cut = asyncio.Event()
+        self._renewed = 0.0  # when who waits for the lease last heard of us
 
     def next_id(self) -> SnapshotId:
         """The id of the next snapshot: above all that came before, and above what was sent without an answer.
@@ -133,7 +114,7 @@ class Line:
     ) -> Revision:
         """Commit onto the head, settling unclear answers; ``until`` is a monotonic time to give up at.
 
-        Raises Fenced, Edited, Refused, Denied, Unavailable and the other StoreErrors.
+        Raises Fenced, Edited, Withdrawn (while we hand over), Refused, Denied, Unavailable and the other StoreErrors.
         """
         delete = list(delete)
         title = message.partition("\n")[0]
@@ -143,9 +124,14 @@ class Line:
         self._cut.clear()
         failures, turns, unclear = 0, 0, False
         while True:
+            if self._handing and time.monotonic() - self._renewed > RENEW_S / 2:
+                await self._renew()  # so that the next time is not due while this is on its way
+            parent = self.head
             try:
-                revision = await self._send(put, delete, message, until)
+                revision = await self.patiently(self._send(put, delete, message, until))
             except Conflict:
+                if self.head != parent:
+                    continue  # what we told who waits came between: what was sent need not be sent again
                 landed = await self._landed(title, until)
                 if landed is None:
                     turns += 1
@@ -174,6 +160,47 @@ class Line:
             self.head = self.ours = revision
             self.lost = False
             return revision
+
+    async def patiently(self, work: Awaitable[T]) -> T:
+        """``work``, which may take long: while we hand over, who waits for that is told every 20 s that we live."""
+        task = asyncio.ensure_future(work)
+        try:
+            while True:
+                left = max(self._renewed + RENEW_S - time.monotonic(), 0.0) if self._handing else None
+                if (await asyncio.wait({task}, timeout=left))[0]:
+                    return task.result()
+                await self._renew()
+        finally:
+            task.cancel()
+
+    @property
+    def _handing(self) -> bool:
+        return self.branch is None and self.tenure is not None and self.tenure.handing
+
+    async def answer(self, until: float) -> None:
+        """Answer who asks that we hand over: they wait from now on. Raises as ``commit`` does."""
+        assert self.tenure is not None
+        handing = {LEASE: self.tenure.handing_over()}
+        self._renewed = time.monotonic()
+        await self.commit(handing, [], HANDS, automatic=False, until=until)
+        self._renewed = time.monotonic()
+
+    async def _renew(self) -> None:
+        """Say that the hand-over goes on. Where the head has moved the next commit finds out: nothing is raised."""
+        assert self.tenure is not None
+        self._renewed, parent = time.monotonic(), self.head
+        until = self._renewed + RENEW_S
+        revision: Revision | None = None
+        handing = {LEASE: self.tenure.handing_over()}
+        try:
+            revision = await asyncio.wait_for(self.store.commit(parent, handing, [], HANDS), RENEW_S)
+        except (StoreError, TimeoutError) as error:
+            log.debug(f"who waits for the lease could not be told that we hand over: {error}")
+            revision = await self._landed(HANDS, until)
+        if revision is not None:
+            self.budget.note(time.monotonic(), automatic=False)
+            self.ours = revision if self.ours == parent else self.ours
+            self.head = revision
 
     def cut(self) -> None:
         """Give up the commit that is under way: something that matters more waits for it."""
@@ -244,15 +271,16 @@ class Line:
     async def _give_way(self, until: float) -> None:
         """The head is not what we committed last: take it over where it only asks for the lease.
 
-        Raises Fenced where the lease is somebody else's now, Edited (with the head taken over) where it is ours.
+        Raises Fenced where the lease is somebody else's now, Edited (with the head taken over) where it is ours, and
+        Withdrawn where it is to stay ours.
         """
         seconds = min(until - time.monotonic(), 60.0)
         if self.branch is not None:
             history = await self._history(1, seconds)
             self.head = history[0].revision if history else self.head
             raise Edited
-        if await self.heed(seconds) not in ("requested", "mine"):
-            raise Edited
+        if await self.heed(seconds) == "withdrawn":
+            raise Withdrawn
 
     async def heed(self, seconds: float) -> Verdict:
         """What the lease at the head says of us; the head is taken over where we may still write on it.
@@ -273,25 +301,22 @@ class Line:
         history = await self._history(SINCE, seconds)
         there = next((n for n, commit in enumerate(history) if commit.revision == self.head), None)
         since = history if there is None else history[:there]
-        squashed = there is None and self.head is not None and len(history) < SINCE
-        if squashed:
-            self.ours = head  # what had it before is gone; its bytes are checked wherever they are taken from
-            if verdict != "lost" and await self._same(head, since, limit):
-                self.requested, self.lost, self.head = verdict == "requested", False, head
-                return verdict
-        if verdict == "lost" and any(CLAIMS.match(c.title) for c in since):
-            raise Fenced  # it was lost after somebody had taken it
-        self.requested = verdict == "requested"
-        self.lost = verdict == "lost"
-        self.head = head
-        if verdict == "lost" or not since or not all(c.title.startswith(ASKS) for c in since):
+        same = False
+        if there is None and self.head is not None and len(history) < SINCE:
+            self.ours = head  # a squash: its bytes are checked wherever they are taken from
+            same = await self._same(head, since, limit)
+        footing = weigh(verdict, [commit.title for commit in since], same=same)
+        if footing == "fenced":
+            raise Fenced
+        self.requested, self.lost, self.head = verdict == "requested", verdict == "lost", head
+        if footing == "edited":
             raise Edited
         self.ours = head
         return verdict
 
     async def _same(self, head: Revision | None, history: list[Commit], limit: float) -> bool:
         """Whether a squashed ``history``, whose newest revision is ``head``, is our snapshot under another name."""
-        if self.snapshot is None or sum(not c.title.startswith(ASKS) for c in history) != 1:
+        if self.snapshot is None or sum(not about_the_lease(c.title) for c in history) != 1:
             return False
         raw = await read_small(self.store, head, MANIFEST, limit)
         try:

@@ -106,10 +106,14 @@ def silent(tmp: Path) -> None:
 
 
 @contextlib.contextmanager
-def in_a_folder(tmp: Path, **constants: float) -> Iterator[tuple[Space, Space, Space]]:
-    """One that runs, with one durable file, and two that are yet to start, over a folder store."""
-    one, two, three = (Space(tmp / name, f"file://{tmp}/store") for name in ("one", "two", "three"))
-    one.hurry(**constants)
+def in_a_folder(tmp: Path, **more: float | str) -> Iterator[tuple[Space, Space, Space]]:
+    """One that runs, with one durable file, and two that are yet to start, over a folder store.
+
+    ``more`` are settings of all of them, and constants of the first.
+    """
+    settings = {name: value for name, value in more.items() if isinstance(value, str)}
+    one, two, three = (Space(tmp / name, f"file://{tmp}/store", **settings) for name in ("one", "two", "three"))
+    one.hurry(**{name: value for name, value in more.items() if not isinstance(value, str)})
     past.write(one.disk, {"data/first": b"first"})
     with living(one), living(two), living(three):
         one.start()
@@ -170,9 +174,14 @@ def never_comes(tmp: Path) -> None:
 
 
 def comes_in_vain(tmp: Path) -> None:
-    """The new one takes the lease, can't restore and gives it back: the old one goes on with it."""
-    with in_a_folder(tmp, LEASE_YOUNG_S=0.5, NOBODY_S=1000.0) as (one, two, three):
-        (two.disk / "data").write_text("no folder")
+    """The new one takes the lease, can't restore and gives it back: the old one goes on with it.
+
+    All that it downloads before it asks fits; what comes with the hand-over doesn't.
+    """
+    with in_a_folder(tmp, LEASE_YOUNG_S=0.5, NOBODY_S=1000.0, SIDECAR_QUIET="60s", SIDECAR_MAX_DELAY="60s") as spaces:
+        one, two, three = spaces
+        past.write(one.disk, {"conf/late": b"late"})
+        (two.disk / "conf").write_text("no folder")
         two.start(SIDECAR_HANDOFF_WAIT="20s", SIDECAR_RESTORE_TIMEOUT="1s")
         assert two.process is not None
         assert two.process.wait(30) != 0, two.said()
@@ -181,11 +190,25 @@ def comes_in_vain(tmp: Path) -> None:
         assert "it was given back" in one.said()
         past.write(one.disk, {"data/later": b"later"})
         assert one.checkpoint()["snapshot"].startswith("3.")
-        restored(one, three, "data/first", "data/later")
+        restored(one, three, "data/first", "data/later", "conf/late")
+
+
+def disturbs_nobody(tmp: Path) -> None:
+    """The new one can't restore what there is: it finds out before it asks, and the old one never hears of it."""
+    with in_a_folder(tmp, LEASE_YOUNG_S=0.2) as (one, two, three):
+        (two.disk / "data").write_text("no folder")
+        before = asyncio.run(titles_of(tmp / "store"))
+        two.start(SIDECAR_HANDOFF_WAIT="20s", SIDECAR_RESTORE_TIMEOUT="1s")
+        assert two.process is not None
+        assert two.process.wait(30) != 0, two.said()
+        assert "to hand over" not in two.said()
+        assert asyncio.run(titles_of(tmp / "store")) == before
+        assert one.get()["lease"] == {**one.get()["lease"], "state": "held", "epoch": 1}
+        restored(one, three, "data/first")
 
 
 JOBS: dict[str, Callable[[Path], None]] = {
-    job.__name__: job for job in (hands_over, silent, thinks_better_of_it, never_comes, comes_in_vain)
+    job.__name__: job for job in (hands_over, silent, thinks_better_of_it, never_comes, comes_in_vain, disturbs_nobody)
 }
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from sidecar.errors import EX_REFUSED, ManifestError, RestoreFailed
 from sidecar.recovery import claim as claims
-from sidecar.recovery.claim import Claimed, Moved, Unleased, Waiting, claim, read_lease, unask, withdraw
-from sidecar.recovery.lease import PATH, Lease, Me, Tenure, encode
-from sidecar.snapshot.manifest import ASKS
+from sidecar.recovery.claim import Claimed, Moved, Unleased, Waits, attempt, claim, give_back, read_lease, withdraw
+from sidecar.recovery.lease import PATH, Lease, Me, Tenure, Waiting, encode, lets_go
+from sidecar.snapshot.manifest import ASKS, HANDS
 from sidecar.stores.base import Conflict, Denied, Unavailable
 from tests.snapshot.disk import FAST
 from tests.sync.faulty import Faulty, held, opened, titles
@@ -52,10 +52,10 @@ async def put(store: Faulty, lease: Lease | bytes, title: str = "sidecar: lease"
     return await real.commit(await real.head(), {PATH: raw}, [], title)
 
 
-async def once(store: Faulty, waiting: Waiting, me: Me = ME, least: int = 0) -> Claimed | Unleased:
+async def once(store: Faulty, waiting: Waiting, me: Me = ME, least: int = 0) -> Claimed | Unleased | Waits:
     """One attempt, on the head as it is now."""
     head = await store.head()
-    return await claim(store, head, await read_lease(store, head), me, least, waiting, lambda: None)
+    return await attempt(store, head, await read_lease(store, head), me, least, waiting)
 
 
 async def take(store: Faulty, wait_s: float = 0.5, me: Me = ME, least: int = 0) -> Claimed | Unleased:
@@ -63,7 +63,8 @@ async def take(store: Faulty, wait_s: float = 0.5, me: Me = ME, least: int = 0) 
     waiting = Waiting(wait_s)
     while True:
         try:
-            return await once(store, waiting, me, least)
+            head = await store.head()
+            return await claim(store, head, await read_lease(store, head), me, least, waiting)
         except Moved:
             continue
 
@@ -196,10 +197,9 @@ def test_a_request_that_met_another_commit_is_made_again(tmp_path: Path) -> None
         snapshot = await store.store.commit(head, {"data/a": b"1"}, [], "sidecar: snapshot 4.2")
         waiting = Waiting(60)
         with pytest.raises(Moved):
-            await claim(store, head, found, ME, 0, waiting, lambda: None)
+            await claim(store, head, found, ME, 0, waiting)
         assert await store.head() == snapshot, "it could not be written"
-        with pytest.raises(Moved):
-            await once(store, waiting)
+        assert isinstance(await once(store, waiting), Waits)
         assert (await now(store)).requester == "me"
 
     run(tmp_path, scenario)
@@ -211,18 +211,12 @@ def test_a_second_requester_waits_for_the_first_and_then_asks_it(tmp_path: Path)
     async def scenario(store: Faulty) -> None:
         await put(store, replace(held(4, "dead"), state="requested", requester="first"))
         waiting = Waiting(0.5)
-        with pytest.raises(Moved):
-            await once(store, waiting)
+        assert isinstance(await once(store, waiting), Waits)
         assert len(await titles(store)) == 1, "the dead one was asked already"
         await asyncio.sleep(0.4)
         await put(store, held(5, "first"), "sidecar: lease 5 claimed by first")
         began = time.monotonic()
-        while True:
-            try:
-                taken = await once(store, waiting)
-                break
-            except Moved:
-                continue
+        taken = await claim(store, await store.head(), held(5, "first"), ME, 0, waiting)
         assert time.monotonic() - began > 0.4, "it was not taken for dead with the one before"
         assert isinstance(taken, Claimed)
         assert taken.tenure.epoch == 6
@@ -235,7 +229,7 @@ def test_a_second_requester_waits_for_the_first_and_then_asks_it(tmp_path: Path)
     ("sights", "silent_at"),
     [
         ([(0, "held", 0)], 30),
-        ([(0, "held", 0), (1, "requested", 1)], 30),
+        ([(0, "held", 0), (7, "requested", 1)], 37),
         ([(0, "held", 0), (20, "handing_over", 2)], 50),
         ([(0, "held", 0), (20, "handing_over", 2), (45, "handing_over", 3)], 75),
         ([(0, "held", 0), *((t, "handing_over", t) for t in range(20, 400, 20))], 300),  # ten times as long, no more
@@ -339,7 +333,7 @@ def test_what_was_taken_for_nothing_is_given_back(tmp_path: Path) -> None:
         await put(store, Tenure(held(4, "before")).released(clean=True))
         taken = await take(store)
         assert isinstance(taken, Claimed)
-        await withdraw(store, taken, {})
+        await give_back(store, ME, taken, clean=False)
         lease = await now(store)
         assert (lease.epoch, lease.state, lease.clean, lease.instance) == (5, "released", True, "me")
         again = await take(store, me=Me("next", "local"))
@@ -349,22 +343,33 @@ def test_what_was_taken_for_nothing_is_given_back(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
-def test_a_request_that_is_taken_back_leaves_the_holder_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_request_that_is_taken_back_leaves_the_holder_as_it_was(tmp_path: Path, answered: bool) -> None:
     async def scenario(store: Faulty) -> None:
         before = held(4, "other")
         await put(store, before)
-        with pytest.raises(Moved):
-            await once(store, Waiting(60))
+        waits = await once(store, Waiting(60))
+        assert isinstance(waits, Waits)
         asked = await now(store)
+        assert waits.found == asked
         assert (asked.state, asked.requester) == ("requested", "me")
+        if answered:
+            holder = Tenure(before)
+            assert holder.judge(encode(asked)) == "requested"
+            await put(store, holder.handing_over(), HANDS)
         head = await store.head()
         assert head is not None
-        await unask(store, head, asked)
+        assert head == waits.head or answered
+        await give_back(store, ME, None, clean=False)
         after = await now(store)
         assert replace(after, turn=before.turn) == before
+        if answered:
+            assert holder.judge(encode(after)) == "withdrawn"
         assert Tenure(before).judge(encode(after)) == "mine"
         assert (await titles(store))[-1].startswith(ASKS), "no edit, for the holder"
+        given = lets_go(asked, ME, clean=False)
+        assert given is not None
         with pytest.raises(Conflict):
-            await unask(store, head, asked)
+            await withdraw(store, head, given, ME, {})
 
     run(tmp_path, scenario)

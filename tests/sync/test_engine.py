@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from sidecar.recovery import lease as leases
+from sidecar.recovery.claim import give_back
 from sidecar.snapshot import stage as staging
-from sidecar.snapshot.manifest import ASKS, LEASE, SnapshotId
+from sidecar.snapshot.manifest import ASKS, HANDS, LEASE, SnapshotId
 from sidecar.snapshot.stage import NoRoom
 from sidecar.stores.base import Denied, Refused, Unavailable
 from sidecar.sync import line as lines
@@ -558,6 +559,72 @@ def test_a_hand_over_that_fails_is_tried_again(base: Path) -> None:
     live(base, scenario)
 
 
+def test_a_holder_whose_last_look_takes_long_says_that_it_lives(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "RENEW_S", 0.1)
+
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        await life.engine.snapshot("asked")
+        look = Surveyor.look
+
+        def slow(*args: Any) -> Any:
+            time.sleep(0.35)
+            return look(*args)
+
+        monkeypatch.setattr(Surveyor, "look", slow)
+        life.fill("last")
+        await ask(life, "new")
+        await life.engine.heed_lease()
+        assert (await life.lease()).state == "released"
+        said = await titles(life.store)
+        assert said[-1] == "sidecar: snapshot 1.2"
+        assert said.count(HANDS) >= 3
+        assert (await life.restored() / "data/last").read_text() == "last"
+
+    live(base, scenario)
+
+
+@pytest.mark.parametrize("when", ["looking", "between"])
+def test_a_request_that_is_taken_back_in_the_middle_of_the_hand_over_ends_it(
+    base: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        await life.engine.snapshot("asked")
+        await ask(life, "new")
+        new, store, look = leases.Me("new", "local"), life.store.store, Surveyor.look
+        if when == "looking":
+            loop = asyncio.get_running_loop()
+
+            def taken_back(*args: Any) -> Any:
+                back = give_back(store, new, None, clean=False)
+                asyncio.run_coroutine_threadsafe(back, loop).result(5)
+                return look(*args)
+
+            monkeypatch.setattr(Surveyor, "look", taken_back)
+        else:  # the hand-over failed, and is to be tried again
+            life.store.plan["commit"] = ["ok", AWAY, AWAY, AWAY]
+        life.fill("last")
+        await life.engine.heed_lease()
+        monkeypatch.setattr(Surveyor, "look", look)
+        if when == "between":
+            assert (await life.lease()).state == "handing_over"
+            await give_back(store, new, None, clean=False)
+            await life.engine.heed_lease()
+            assert (await life.told()).ok
+        assert ((await life.lease()).state, life.state.lease) == ("held", "held")
+        assert (await life.restored() / "data/last").read_text() == "last"
+        assert len(await snapshots(life.store)) == 2
+        assert "edited" not in " ".join(await titles(life.store))
+        life.fill("more")
+        assert (await life.engine.checkpoint()).snapshot == (await snapshots(life.store))[2]
+        await ask(life, "another")
+        await life.engine.heed_lease()
+        assert ((await life.lease()).state, life.state.lease) == ("released", "fenced")
+
+    live(base, scenario)
+
+
 @pytest.mark.parametrize("by", ["sync", "heed"])
 def test_a_successor_fences_us_whether_we_sync_or_look(base: Path, by: str) -> None:
     async def scenario(life: Life) -> None:
@@ -848,6 +915,9 @@ def test_an_engine_on_a_side_branch_looks_at_no_lease(base: Path) -> None:
         await ask(life, "new")
         before = await life.store.head()
         await engine.heed_lease()
+        answer = await engine.checkpoint()
+        assert (answer.ok, answer.code) == (False, "fenced"), "nothing of it is where the next start looks"
+        assert "orphan/me" in answer.error
         assert (await engine.final(time.monotonic() + 10)).ok
         assert await life.store.head() == before
         assert await snapshots(life.store, "orphan/me") == ["0.1"]

@@ -13,12 +13,13 @@ import pytest
 
 from sidecar.recovery import lease as leases
 from sidecar.recovery.lease import Tenure
-from sidecar.snapshot.manifest import ASKS, LEASE, SnapshotId
+from sidecar.snapshot.manifest import ASKS, HANDS, LEASE, SnapshotId
 from sidecar.snapshot.manifest import PATH as MANIFEST
 from sidecar.stores.base import Denied, NotFound, Refused, Store, StoreError, Unavailable, Unsupported
 from sidecar.sync import line as lines
-from sidecar.sync.line import Base, Edited, Fenced, Line, read_small
+from sidecar.sync.line import Base, Line, read_small
 from sidecar.sync.pace import Budget
+from sidecar.sync.rights import Edited, Fenced, Withdrawn
 from tests.sync.faulty import Faulty, begin, contents, held, opened, titles
 
 AWAY = Unavailable("503")
@@ -456,6 +457,119 @@ def test_heed_says_what_became_of_the_lease(tmp_path: Path) -> None:
         store.plan["head"] = ["hang"]
         with pytest.raises(Unavailable):
             await line.heed(0.1)
+
+    run(tmp_path, scenario)
+
+
+# Handing over
+
+
+async def answered(store: Faulty, line: Line) -> None:
+    """Somebody asks, and we have answered that we hand over."""
+    puts, title = asking()
+    await outside(store, puts, title=title)
+    assert await line.heed(5) == "requested"
+    await line.answer(time.monotonic() + 5)
+
+
+async def release(line: Line, within: float = 5) -> str:
+    """The last snapshot of a hand-over."""
+    assert line.tenure is not None
+    return await commit(line, {"data/b": b"2", LEASE: line.tenure.released(clean=True)}, within=within)
+
+
+def slow(store: Faulty, seconds: list[float]) -> None:
+    """Commits of snapshots are so long on their way to the store before it looks at their parent."""
+    inner: Any = store.store
+    real = inner.commit
+
+    async def late(parent: Any, put: Any, delete: Any, message: str, branch: Any = None) -> str:
+        if message.startswith("sidecar: snapshot") and seconds:
+            await asyncio.sleep(seconds.pop(0))
+        return str(await real(parent, put, delete, message, branch))
+
+    inner.commit = late
+
+
+@pytest.mark.parametrize("fault", ["ok", "lands", AWAY, UNCLEAR])
+def test_who_waits_is_told_that_a_long_hand_over_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any
+) -> None:
+    monkeypatch.setattr(lines, "RENEW_S", 0.2)
+
+    async def scenario(store: Faulty, line: Line) -> None:
+        await answered(store, line)
+        first = leases.decode((await contents(store))[LEASE])
+        assert (first.state, first.requester, first.turn) == ("handing_over", "new", 2)
+        slow(store, [0.9])
+        store.plan["commit"] = ["ok", fault]
+        sending = asyncio.create_task(release(line))
+        await asyncio.sleep(0.75)
+        now = leases.decode((await contents(store))[LEASE])
+        assert (now.state, now.requester) == ("handing_over", "new")
+        assert now.turn >= first.turn + 2, "each time another one, also where an answer was lost"
+        assert await sending == await store.head()
+        after = leases.decode((await contents(store))[LEASE])
+        assert (after.state, after.clean) == ("released", True)
+        said = await titles(store)
+        assert said[-1] == "sidecar: snapshot 7.4"
+        assert said.count("sidecar: snapshot 7.4") == 1
+        assert said.count(HANDS) >= 3
+
+    run(tmp_path, scenario)
+
+
+def test_long_work_before_the_commit_is_told_of_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "RENEW_S", 0.1)
+
+    async def scenario(store: Faulty, line: Line) -> None:
+        assert await line.patiently(asyncio.sleep(0.25, "looked")) == "looked"
+        assert HANDS not in await titles(store), "nobody waits"
+        await answered(store, line)
+        assert await line.patiently(asyncio.sleep(0.45, "looked")) == "looked"
+        assert 4 <= (await titles(store)).count(HANDS) <= 5
+        assert line.head == line.ours == await store.head()
+        with pytest.raises(ZeroDivisionError):
+            await line.patiently(asyncio.to_thread(lambda: 1 // 0))
+
+    run(tmp_path, scenario)
+
+
+def test_who_asks_no_more_is_not_given_the_lease(tmp_path: Path) -> None:
+    async def scenario(store: Faulty, line: Line) -> None:
+        await answered(store, line)
+        asked = leases.decode((await contents(store))[LEASE])
+        given = leases.lets_go(asked, leases.Me("new", "local"), clean=False)
+        assert given is not None
+        await outside(store, {LEASE: leases.encode(given)}, title=f"{ASKS}new, who asks no more")
+        with pytest.raises(Withdrawn):
+            await release(line)
+        assert line.tenure is not None
+        assert not line.tenure.handing
+        revision = await commit(line)
+        assert leases.decode((await contents(store, revision))[LEASE]).state == "held"
+        puts, title = asking("another")
+        puts[LEASE] = leases.encode(replace(given, state="requested", requester="another", turn=given.turn + 1))
+        await outside(store, puts, title=title)
+        assert await line.heed(5) == "requested"
+        await line.answer(time.monotonic() + 5)
+        last = leases.decode((await contents(store))[LEASE])
+        assert (last.requester, last.turn) == ("another", given.turn + 2)
+
+    run(tmp_path, scenario)
+
+
+def test_a_request_that_is_taken_back_before_it_is_answered_is_not_answered(tmp_path: Path) -> None:
+    async def scenario(store: Faulty, line: Line) -> None:
+        puts, title = asking()
+        await outside(store, puts, title=title)
+        assert await line.heed(5) == "requested"
+        given = leases.lets_go(leases.decode(puts[LEASE]), leases.Me("new", "local"), clean=False)
+        assert given is not None
+        await outside(store, {LEASE: leases.encode(given)}, title=f"{ASKS}new, who asks no more")
+        with pytest.raises(Withdrawn):
+            await line.answer(time.monotonic() + 5)
+        assert leases.decode((await contents(store))[LEASE]).state == "held"
 
     run(tmp_path, scenario)
 
