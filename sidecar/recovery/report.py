@@ -146,6 +146,6 @@ them.
 With the sidecar: `SIDECAR_STORE={url} sidecar restore --to somewhere`.
 
 Without it: `hf download <this dataset> --repo-type dataset --local-dir somewhere`, then for each bundle in the manifest
-`zstd -dc .sidecar/bundles/<sha256>.tar.zst | tar x`, and take from both only what the manifest names: a bundle holds older
-copies too. The sidecar's docs/snapshots.md has a script of ten lines for it.
+`zstd -dc .sidecar/bundles/<sha256>.tar.zst | tar x`, and take from both only what the manifest names: a bundle holds
+older copies too. The sidecar's docs/snapshots.md has a script of ten lines for it.
 """.encode()

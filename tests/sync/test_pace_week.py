@@ -1,4 +1,4 @@
-"""Weeks of pacing in virtual time: what the store sees of agents that write, crash and come back. Nothing here waits."""
+"""Weeks of pacing in virtual time: what the store sees of agents that write, crash and come back. Nothing waits."""
 
 from __future__ import annotations
 
