@@ -85,6 +85,7 @@ def build(state: State, verbs: Verbs, *, prefix: str | None, api_token: str | No
         "/readyz": ("GET", own.readyz),
         "/status": ("GET", own.status),
         "/heartbeat": ("GET", own.heartbeat),
+        "/metrics": ("GET", own.metrics),
         "/checkpoint": ("POST", own.checkpoint),
         "/sync": ("POST", own.sync),
     }
@@ -131,6 +132,13 @@ class _Own:
         state = self._state
         at = rfc3339(time.time())
         return _answer(200, {"ok": True, "instance": state.instance, "epoch": state.epoch, "at": at})
+
+    async def metrics(self, request: Request) -> Response:
+        from sidecar.web.metrics import exposition  # the client costs memory that few agents need
+
+        accept = b",".join(access.caller(request.scope).values(b"accept")).decode("latin-1")
+        body, content_type = exposition(self._state, time.monotonic(), accept)
+        return Response(body, 200, {**_HEADERS, "vary": "Accept", "content-type": content_type})
 
     async def status(self, request: Request) -> Response:
         who = access.caller(request.scope)

@@ -53,6 +53,7 @@ THIRD_PARTY = {
     "huggingface_hub": "huggingface_hub",
     "orjson": "orjson",
     "pathspec": "pathspec",
+    "prometheus_client": "prometheus-client",
     "starlette": "starlette",
     "uvicorn": "uvicorn",
     "watchdog": "watchdog",
