@@ -167,7 +167,10 @@ class Store(Protocol):
         """The newest ``limit`` commits of the main line (or ``branch``), newest first; empty if there are none."""
 
     async def keep(self, revision: Revision, name: str) -> None:
-        """Keep ``revision`` reachable as branch ``name``, whatever ``compact`` does later. Again is no error."""
+        """Keep ``revision`` reachable as branch ``name``, whatever ``compact`` does later.
+
+        Again is no error; ``Conflict`` where a branch of that name keeps another one.
+        """
 
     async def branches(self) -> Mapping[str, Revision]:
         """Every other branch, by name, and its newest revision."""

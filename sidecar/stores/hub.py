@@ -168,7 +168,7 @@ class HubStore:
         if parent is None:
             parent = await self._run(lambda r, c: _first_parent(r, on, c), "read the history")
         elif on not in self._branches:
-            await self.keep(parent, on)
+            await self._run(lambda r, c: _branch(r, parent, on, c), f"make the branch {on}")
         self._branches.add(on)
         gone = tuple(p for p in dict.fromkeys(delete) if p not in put and why_not(p) is None)
         job = Job(on, parent, dict(put), gone, message)
@@ -185,7 +185,7 @@ class HubStore:
             raise
 
     async def keep(self, revision: Revision, name: str) -> None:
-        await self._run(lambda r, c: _branch(r, revision, name, c), f"make the branch {name}")
+        await self._run(lambda r, c: _keep(r, revision, name, c), f"make the branch {name}")
 
     async def branches(self) -> Mapping[str, Revision]:
         found = await self._run(hubhistory.branches, "list the branches")
@@ -273,14 +273,28 @@ class HubStore:
         return hubclient.open_repo(self._place, self._prefix, self._cache, self)
 
 
-def _branch(repo: Repo, revision: Revision, name: str, call: Call) -> None:
+def _keep(repo: Repo, revision: Revision, name: str, call: Call) -> None:
+    if _branch(repo, revision, name, call):
+        return
+    known = hubhistory.branches(repo, call).get(name)
+    if known != revision:
+        raise Conflict(
+            f"the branch {shown(name)} of {repo.id} is at {known or 'no revision'} and stays there; keep {revision} "
+            "under another name."
+        )
+
+
+def _branch(repo: Repo, revision: Revision, name: str, call: Call) -> bool:
+    """Make a branch; False where one of that name is there already, whatever it names."""
     if not name or len(name.encode("utf-8", "replace")) > _LONGEST_BRANCH:
         raise StoreError(f"{shown(name)} is no branch name: it is empty or too long. Nothing was changed.")
     try:
         again(lambda: repo.api.create_branch(repo.id, branch=name, revision=revision, repo_type="dataset"), call)
     except Answered as answer:
-        if answer.status != 409:  # it is there already
+        if answer.status != 409:
             raise
+        return False
+    return True
 
 
 def _first_parent(repo: Repo, branch: str, call: Call) -> Revision:

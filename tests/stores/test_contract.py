@@ -317,6 +317,18 @@ def test_history_is_newest_first_and_ends_at_the_limit(store: Subject) -> None:
     store.run(scenario)
 
 
+def test_a_branch_that_keeps_another_revision_is_a_conflict(store: Subject) -> None:
+    async def scenario(s: Store) -> None:
+        first = await s.commit(await s.head(), {"r/a": b"1"}, [], "sidecar: snapshot 0.1")
+        second = await s.commit(first, {"r/a": b"2"}, [], "sidecar: snapshot 0.2")
+        await s.keep(first, "kept/0.1")
+        with pytest.raises(Conflict, match=r"kept/0\.1.*another name"):
+            await s.keep(second, "kept/0.1")
+        assert (await s.branches())["kept/0.1"] == first
+
+    store.run(scenario)
+
+
 def test_compact_keeps_the_heads_tree_and_what_is_kept(store: Subject, tmp_path: Path) -> None:
     async def scenario(s: Store) -> None:
         revisions = []

@@ -40,16 +40,26 @@ def apart(hub: LocalHub, tmp_path: Path, xet: bool, **more: Any) -> HubStore:
     return store(hub, xet=xet, **{**given, **more})
 
 
+MARK = f"of the tests in process {os.getpid()}"
+"""In the environment of whatever we start: others may run the same tests at the same time."""
+
+
+@pytest.fixture(autouse=True)
+def _marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERS", MARK)
+
+
 def children() -> list[str]:
     """Command lines of our uploads that are alive."""
     found = []
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = status.read_bytes()
+            line = (process / "cmdline").read_bytes()
+            if b"sidecar.stores.transfer" not in line or MARK.encode() not in (process / "environ").read_bytes():
+                continue
         except OSError:
             continue
-        if b"sidecar.stores.transfer" in line:
-            found.append(line.replace(b"\0", b" ").decode())
+        found.append(line.replace(b"\0", b" ").decode())
     return found
 
 

@@ -246,7 +246,8 @@ watcher.stop()
 
 
 def test_events_that_the_kernel_dropped_are_a_reason_to_look_everywhere(root: Path) -> None:
-    queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    # Another test may have made it small for a moment.
+    queue = max(16384, int(Path("/proc/sys/fs/inotify/max_queued_events").read_text()))
     if queue > 20_000:
         pytest.skip("takes too many events here")
     argv = [sys.executable, "-c", DEAF, str(root)]
