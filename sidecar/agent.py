@@ -15,7 +15,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar import company, inspection, log, once, pings, session
+from sidecar import company, drills, inspection, log, once, pings, session
 from sidecar.company import first
 from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
 from sidecar.life import Life, parse
@@ -99,6 +99,7 @@ class Agent:
             company.sample(self.state, lambda: self.syncing.engine),
             pings.remember(self.state, settings.state_dir),
             inspection.now_and_then(settings, self.state, self.here.store),
+            drills.now_and_then(settings, self.state),
         ]
         if not settings.store.persistent:
             beside.append(company.remind(settings, self.state))

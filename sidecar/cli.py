@@ -87,6 +87,11 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _drill(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--watched", action="store_true", help=argparse.SUPPRESS)
+    _json(parser)
+
+
 def _sync(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would change")
     _json(parser)
@@ -159,6 +164,16 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         ),
     ),
     "Bring it back": (
+        Command(
+            "drill",
+            "[--json]",
+            "restore the head into a temporary folder and compare all of it",
+            "rehearse:drill",
+            _drill,
+            "At low priority; touches no root, takes no lease. The sqlite and json checks of SIDECAR_VERIFY are made on"
+            " the copy. The result is kept in the state dir, for `sidecar doctor`. SIDECAR_DRILL=24h lets the agent do"
+            " it. Exits with 1 where something is not as it was committed, with 75 where there is no room for a copy.",
+        ),
         Command(
             "restore",
             "[--path P] [--to DIR]",

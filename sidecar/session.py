@@ -22,6 +22,7 @@ from sidecar.recovery.lease import Me, Refuse, Tenure, decide
 from sidecar.recovery.locks import RootLocks
 from sidecar.recovery.record import Record
 from sidecar.recovery.restore import confirm_local, read_manifest
+from sidecar.recovery.scratch import sweep
 from sidecar.recovery.terms import Plan, Recovered
 from sidecar.settings import Settings, ensure_state_dir, load
 from sidecar.snapshot.exclude import own_paths
@@ -41,7 +42,6 @@ _DEVICES = "devices"
 NOT_YET = {
     "verify": "SIDECAR_VERIFY",
     "resume": "SIDECAR_RESUME",
-    "drill_s": "SIDECAR_DRILL",
     "heartbeat_url": "SIDECAR_HEARTBEAT_URL",
 }
 
@@ -68,6 +68,7 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
     locks = RootLocks.acquire(settings.roots, state_dir, lock_fds)
     # What a killed agent had staged is of no use to anybody; the locks say that no other one lives here.
     shutil.rmtree(state_dir / "staging", ignore_errors=True)
+    sweep(state_dir)
     store = open_store(settings)
     state = State(
         instance=instance,

@@ -19,6 +19,8 @@ from sidecar.commands import words
 from sidecar.commands.agent_client import OWN, Nobody, over_http, over_socket, socket_of
 from sidecar.errors import EX_FAILED, EX_OK, SidecarError
 from sidecar.inspection import inspect
+from sidecar.pings import FILE as PINGS
+from sidecar.recovery import rehearsal
 from sidecar.recovery.restore import read_manifest
 from sidecar.roots import Root, spell
 from sidecar.settings import Settings, load
@@ -119,13 +121,11 @@ def _endpoint(settings: Settings) -> Item | None:
 
 async def _alone(settings: Settings, store: Store, found: Inspection) -> list[Item]:
     manifest, records, trouble = await _kept(settings, store, found)
-    seen = noted(settings.state_dir, "keepalive.json")
+    seen = noted(settings.state_dir, PINGS)
     last = seen.get("last") if isinstance(seen.get("last"), int | float) else None
     every = settings.keepalive_every_s or KEEPALIVE_S
     pinged = "unknown" if last is None else "overdue" if time.time() - last > every * KEEPALIVE_PERIODS else "ok"
-    drilled = noted(settings.state_dir, "drill.json")
-    if drilled.get("store") != settings.store.url:
-        drilled = {}
+    drilled = rehearsal.last(settings.state_dir, settings.store.url)
     return [
         Item("health-endpoint", "unknown", "no agent runs here: /health is not answered", checklist.START),
         checklist.poller(pinged, last, str(seen.get("agent") or "")),

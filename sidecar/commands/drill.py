@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from sidecar.errors import SidecarError
 from sidecar.recovery.meter import Meter
@@ -26,8 +23,6 @@ GROUP_FILES, GROUP_BYTES = 200, 256 * 1024 * 1024
 
 OURS = frozenset({PATH, LEASE, RECOVERY, "README.md", ".gitattributes"})
 """Files of a store that belong to no snapshot, or to all of them."""
-
-_OURS = re.compile(r"verify-([0-9]+)-.*")
 
 Key = tuple[str, Frame | str]
 
@@ -124,21 +119,6 @@ class Drill:
                 f"too little space to verify in: {str(self.scratch.parent)!r} has {free:,} bytes free, and {size:,} are"
                 " to be read at a time. Free some, or name another place by TMPDIR"
             )
-
-
-@contextmanager
-def scratch(state_dir: Path) -> Iterator[Path]:
-    """An empty folder that goes at the end, and whatever a drill that was killed has left. Blocks.
-
-    In the state dir, where a container has room: its temp dir is often memory. Not made for this, if it isn't there.
-    """
-    there = state_dir.is_dir() and os.access(state_dir, os.W_OK | os.X_OK)
-    for name in os.listdir(state_dir) if there else ():
-        left = _OURS.fullmatch(name)
-        if left is not None and not os.path.exists(f"/proc/{left[1]}"):
-            shutil.rmtree(state_dir / name, ignore_errors=True)
-    with TemporaryDirectory(prefix=f"verify-{os.getpid()}-", dir=state_dir if there else None) as folder:
-        yield Path(folder)
 
 
 def _key(entry: Entry) -> Key:

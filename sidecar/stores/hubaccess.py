@@ -17,7 +17,7 @@ from sidecar.stores.base import Access, Denied, NotFound
 from sidecar.stores.hubcall import Answered, Call, again
 from sidecar.stores.huberrors import SECRETS
 from sidecar.stores.hubrepo import Place, Repo
-from sidecar.stores.hubtoken import wider
+from sidecar.stores.hubscope import wider
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 

@@ -6,7 +6,11 @@ import json
 import os
 import signal
 import urllib.request
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
+
+import pytest
 
 from tests.journeys.space import Space, agent_of, living
 from tests.snapshot.test_uncovered import database
@@ -19,7 +23,33 @@ def ping(space: Space, **headers: str) -> None:
         assert reply.status == 200
 
 
-def test_pings_outlive_the_agent_and_doctor_sees_them(tmp_path: Path) -> None:
+def the_agent_drills_by_itself_and_says_so(tmp_path: Path) -> None:
+    with living(Space(tmp_path, f"file://{tmp_path}/store", SIDECAR_DRILL="2s")) as space:
+        found = database(space.disk / "data/app.db")
+        space.start(SIDECAR_VERIFY=f"sqlite: {found}")
+        space.running()
+        kept = space.checkpoint()
+        done = space.wait(lambda s: s["drill"] and s["drill"]["snapshot"] == kept["snapshot"])
+        assert done["drill"]["result"] == "pass"
+        assert next(i for i in done["checklist"] if i["id"] == "restore-drill")["state"] == "pass"
+        assert "why" not in done["drill"], "that could name a file"
+        record = json.loads((space.state / "drill.json").read_text())
+        assert [check["result"] for check in record["checks"]] == ["pass"]
+        # What the store can't give back any more is noticed by the next one.
+        for path in (tmp_path / "store/contents").rglob("*"):
+            if path.is_file():
+                path.chmod(0o600)
+                path.write_bytes(path.read_bytes()[:-1] + b"?")
+        bad = space.wait(lambda s: s["drill"]["result"] == "fail")
+        assert "drill-failed" in bad["notes"]
+        assert space.get("/health")["status"] == "warn"
+        assert "restore drill FAILED" in space.said()
+        assert "came back whole" in space.said()
+        space.end()
+    assert not list(space.state.glob("drill-*"))
+
+
+def pings_outlive_the_agent_and_doctor_sees_them(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     found = database(home / "bot.db")
@@ -57,3 +87,13 @@ def test_pings_outlive_the_agent_and_doctor_sees_them(tmp_path: Path) -> None:
         assert alone["poller-seen"]["state"] == "pass"
         assert alone["remote-persistence"]["state"] == "pass", alone
         assert alone["observable-recovery"]["state"] == "pass"
+
+
+JOBS: dict[str, Callable[[Path], None]] = {
+    j.__name__: j for j in (the_agent_drills_by_itself_and_says_so, pings_outlive_the_agent_and_doctor_sees_them)
+}
+
+
+@pytest.mark.parametrize("job", list(JOBS))
+def test_what_watches_a_space(job: str, outcomes: Mapping[str, Future[None]]) -> None:
+    outcomes[job].result()

@@ -27,6 +27,7 @@ LAYERS: list[tuple[str, frozenset[str]]] = [
             {
                 "agent",
                 "company",
+                "drills",
                 "inspection",
                 "life",
                 "link",

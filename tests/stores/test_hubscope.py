@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.stores.hubtoken import wider
+from sidecar.stores.hubscope import wider
 
 
 def fine(*scoped: tuple[str, str, list[str]], **more: object) -> dict[str, object]:
