@@ -1,4 +1,4 @@
-"""The agent: one asyncio process that claims, restores, says ready, keeps syncing, and makes the last snapshot.
+"""The agent: one asyncio process that claims, restores, verifies, keeps syncing, and makes the last snapshot.
 
 `Agent.live` is the whole story. Everything that it does stands in the rooms: recovery, sync, web.
 """
@@ -22,6 +22,7 @@ from sidecar.life import Life, parse
 from sidecar.link import Link
 from sidecar.recording import Recording
 from sidecar.recovery import report
+from sidecar.recovery.checks import Checks
 from sidecar.recovery.start import Start, classify
 from sidecar.recovery.terms import Recovered
 from sidecar.session import Session
@@ -39,7 +40,8 @@ class Agent:
 
     def __init__(self, here: Session, life: Life, link: Link) -> None:
         self.here, self.life, self.link, self.state = here, life, link, here.state
-        self.start = Start(here.store, here.index, here.plan, self.state, here.record)
+        self.checks = Checks(here.settings, self.state, here.record)
+        self.start = Start(here.store, here.index, here.plan, self.state, here.record, self.checks.before_main)
         self.recording = Recording(here)
         self.syncing = Syncing(here, link, self.start, self.recording)
         self._company: list[asyncio.Task[Any]] = []
@@ -98,6 +100,7 @@ class Agent:
             company.follow_main(self.state, self.link),
             company.sample(self.state, lambda: self.syncing.engine),
             pings.remember(self.state, settings.state_dir),
+            self.checks.watch(self.link.main.started),
             inspection.now_and_then(settings, self.state, self.here.store),
             drills.now_and_then(settings, self.state),
         ]
@@ -112,7 +115,7 @@ class Agent:
         return web
 
     async def recover(self) -> int | None:
-        """Claim and restore; None once main may start, else the exit code."""
+        """Claim, restore and verify; None once main may start, else the exit code."""
         report.check_roots(list(self.here.settings.roots), self.state)
         try:
             recovered = await self._unless_stopped(self._start())

@@ -40,7 +40,6 @@ _DEVICES = "devices"
 """The index's note of whose restore saw which devices."""
 
 NOT_YET = {
-    "verify": "SIDECAR_VERIFY",
     "resume": "SIDECAR_RESUME",
     "heartbeat_url": "SIDECAR_HEARTBEAT_URL",
 }

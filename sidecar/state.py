@@ -176,6 +176,7 @@ class State:
     drill_s: float | None = None  # SIDECAR_DRILL
     drill: dict[str, Any] | None = None  # the newest restore drill, as it is written down
     notes: dict[str, str] = field(default_factory=dict)  # code -> one sentence; each makes health warn
+    checks: list[dict[str, Any]] = field(default_factory=list)  # SIDECAR_VERIFY: each with what it came to last
     failed_checks: list[str] = field(default_factory=list)  # as configured: one with a leading "!" fails health
     loop_beat_mono: float = field(default_factory=time.monotonic)
     measures: Measures = field(default_factory=Measures)

@@ -50,16 +50,17 @@ async def run(
     env: Mapping[str, str] | None = None,
     *,
     grace_s: float = GRACE_S,
+    longest: int = LONGEST,
 ) -> int | None:
     """Run ``argv`` in a process group of its own, to its end; its exit code as a shell says it (128+n after signal n).
 
     None where ``limit_s`` came first: it gets SIGTERM then, and SIGKILL ``grace_s`` later. Whatever is left of the
-    group when this returns, or is cancelled, is killed. ``on_line`` gets its stdout and stderr line by line.
-    Raises OSError where it can't be started.
+    group when this returns, or is cancelled, is killed. ``on_line`` gets its stdout and stderr line by line, cut where
+    they are longer than ``longest`` characters. Raises OSError where it can't be started.
     """
     process = await asyncio.to_thread(_started, argv, env)
     assert process.stdout is not None
-    lines, until = Lines(on_line), time.monotonic() + limit_s
+    lines, until = Lines(on_line, longest), time.monotonic() + limit_s
     fd, pause, late = process.stdout.fileno(), _PAUSE_S, False
     try:
         while True:
@@ -113,10 +114,10 @@ def _code(returned: int) -> int:
 
 
 class Lines:
-    """Bytes in, lines of text out, none longer than ``LONGEST``."""
+    """Bytes in, lines of text out, cut where they are longer than ``longest`` characters."""
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._on_line, self._rest, self._cut = on_line, b"", False
+    def __init__(self, on_line: Callable[[str], None], longest: int = LONGEST) -> None:
+        self._on_line, self._longest, self._rest, self._cut = on_line, longest, b"", False
 
     def read(self, fd: int) -> None:
         """Take what waits in ``fd``, which must not block."""
@@ -133,7 +134,7 @@ class Lines:
         *whole, self._rest = (self._rest + data).split(b"\n")
         for line in whole:
             self._say(line)
-        if len(self._rest) > 4 * LONGEST:
+        if len(self._rest) > 4 * self._longest:
             self._say(self._rest)
             self._rest, self._cut = b"", True
 
@@ -147,7 +148,7 @@ class Lines:
         cut, self._cut = self._cut, False
         text = line.decode("utf-8", "replace").rstrip()
         if text and not cut:
-            self._on_line(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
+            self._on_line(text if len(text) <= self._longest else f"{text[: self._longest]}…")
 
 
 class Logged:

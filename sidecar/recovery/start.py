@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +27,11 @@ from sidecar.stores.base import Access, Denied, NotFound, Revision, Store
 
 T = TypeVar("T")
 
+Verify = Callable[[bool], Awaitable[None]]
+"""The checks between restore and ready, each with a limit of its own; told whether this is a cold start.
+
+Raises RestoreFailed where main must not start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -45,8 +50,11 @@ class Seen:
 class Start:
     """The attempts of one start. ``claimed`` is the lease that it took; ``give_back`` where nothing comes of it."""
 
-    def __init__(self, store: Store, index: Index, plan: Plan, state: State, record: Record) -> None:
+    def __init__(
+        self, store: Store, index: Index, plan: Plan, state: State, record: Record, verify: Verify | None = None
+    ) -> None:
         self.store, self.index, self.plan, self.state, self.record = store, index, plan, state, record
+        self._verify = verify
         self.claimed: Claimed | None = None
         self.why_unleased = ""
         self._waiting = Waiting(plan.handoff_wait_s)
@@ -63,6 +71,8 @@ class Start:
         while True:
             try:
                 recovered = await self._patience.in_time(self._attempt(), self.store.url)
+                if self._verify is not None:
+                    await self._verify(recovered.manifest is None)
                 self.state.recovery_error = None
                 return recovered
             except Moved:

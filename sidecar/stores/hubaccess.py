@@ -23,7 +23,7 @@ _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0
 
 
 @dataclass(frozen=True, slots=True)
-class _Who:
+class Who:
     """The token's owner, its own name, and its role (read, write, fineGrained or "" where it isn't told)."""
 
     user: str = ""
@@ -42,7 +42,11 @@ def refuse_unsendable(place: Place) -> None:
         kind = place.repo.partition("/")[0]
         hint = f", without {kind!r} in OWNER/NAME" if kind in ("datasets", "models", "spaces") else ""
         raise Denied(f"{place.repo!r} is no dataset's name: SIDECAR_STORE wants hf://datasets/OWNER/NAME{hint}.")
-    token = place.token
+    refuse_unsendable_token(place.token)
+
+
+def refuse_unsendable_token(token: str | None) -> None:
+    """Raise ``Denied`` for a token that can't stand in a header."""
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise Denied(f"HF_TOKEN holds a space or a character that no token has: paste it anew in {SECRETS}.")
 
@@ -77,31 +81,36 @@ def check(repo: Repo, create: bool, allow_public: bool, call: Call) -> Access:
             f"{repo.id} is public: everybody could read your files. Make it private in its settings, "
             "encrypt (SIDECAR_AGE_RECIPIENT), or set SIDECAR_PUBLIC=allow."
         )
-    writable, detail = _may_write(repo, who, call)
+    writable, detail = may_write(repo, who, call)
     return Access(
         writable, exists=not created, created=created, public=public, now=_now(call), detail=detail, wider=who.wider
     )
 
 
-def _who(repo: Repo, call: Call) -> _Who:
+def _who(repo: Repo, call: Call) -> Who:
     try:
         found: Mapping[str, Any] = again(repo.api.whoami, call)
     except Answered as answer:
         if answer.status == 401:
             raise
         # This address has a strict limit of its own, and what it tells is only said in messages.
-        return _Who()
+        return Who()
+    return who(found, repo.id)
+
+
+def who(found: Mapping[str, Any], dataset: str) -> Who:
+    """The answer of whoami, as seen by who wants to use ``dataset`` only."""
     token = (found.get("auth") or {}).get("accessToken") or {}
     user = str(found.get("name", ""))
-    beyond = wider(token, user, repo.id)
-    return _Who(user, str(token.get("displayName", "")), str(token.get("role", "")), beyond)
+    beyond = wider(token, user, dataset)
+    return Who(user, str(token.get("displayName", "")), str(token.get("role", "")), beyond)
 
 
 def _info(repo: Repo, call: Call) -> Any:
     return again(partial(repo.api.dataset_info, repo.id, expand=["private", "sha", "disabled"]), call)
 
 
-def _create(repo: Repo, who: _Who) -> None:
+def _create(repo: Repo, who: Who) -> None:
     """Make the dataset, private. Sent once: after an unclear answer a second one might meet our own: 409."""
     try:
         repo.api.create_repo(repo.id, repo_type="dataset", private=True)
@@ -122,7 +131,8 @@ def _create(repo: Repo, who: _Who) -> None:
         raise
 
 
-def _may_write(repo: Repo, who: _Who, call: Call) -> tuple[bool, str]:
+def may_write(repo: Repo, who: Who, call: Call) -> tuple[bool, str]:
+    """Whether the token may commit to ``repo``, and what it is or what to do, in a phrase. Raises ``Answered``."""
     if who.role == "read":
         return False, f"the {who.shown} can only read; make one with the role write, put it into HF_TOKEN"
     try:

@@ -49,6 +49,7 @@ WARN = {
 }
 NOTED = {
     "blocked": "Some restored entries could not be put in place.",
+    "check-warns": "A check will soon fail, or can't be judged.",
     "cold-start": "The store was empty: started with nothing to restore, and nothing is durable yet.",
     "damaged-head": "The newest snapshot is damaged; it is kept apart, an older one is in use.",
     "drill-failed": "The newest restore drill did not get back what was committed.",

@@ -85,6 +85,7 @@ def status(state: State, now_mono: float, *, names: bool) -> dict[str, Any]:
             "bytes_total": state.restore.bytes_total,
         },
         "recovery": _recovery(state, names),
+        "checks": [dict(row) if names else _plain(row) for row in list(state.checks)],
         "lease": {"state": state.lease, "epoch": state.epoch, "holder": state.lease_holder},
         "keepalive": {
             "state": keepalive(state, now_mono),

@@ -41,6 +41,7 @@ class Token:
     scopes: tuple[Scope, ...] = ()
     expired: bool = False
     name: str = "local"
+    expiration: str = ""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Token:
@@ -51,7 +52,7 @@ class Token:
         given = value.get("scopes", ())
         scopes = tuple(Scope(s["entity"], s["name"], tuple(s["permissions"])) for s in given)
         name, expired = value.get("name", "local"), value.get("expired", False)
-        return cls(value["token"], value["user"], role, scopes, expired, name)
+        return cls(value["token"], value["user"], role, scopes, expired, name, value.get("expiration", ""))
 
     def to_json(self) -> dict[str, Any]:
         scopes = [{"entity": s.entity, "name": s.name, "permissions": list(s.permissions)} for s in self.scopes]
@@ -62,6 +63,7 @@ class Token:
             "scopes": scopes,
             "expired": self.expired,
             "name": self.name,
+            "expiration": self.expiration,
         }
 
 

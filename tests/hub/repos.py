@@ -19,6 +19,8 @@ async def whoami(call: Call) -> Response:
     if token is None:
         raise HubError(401, "Invalid username or password.")
     access: dict[str, Any] = {"displayName": token.name, "role": token.role}
+    if token.expiration:
+        access["expiration"] = token.expiration
     if token.role == "fineGrained":
         scoped = [
             {"entity": {"type": s.entity, "name": s.name}, "permissions": list(s.permissions)} for s in token.scopes

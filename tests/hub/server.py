@@ -202,10 +202,12 @@ class LocalHub:
         *,
         scopes: Iterable[tuple[str, str, Iterable[str]]] = (),
         expired: bool = False,
+        expiration: str = "",
     ) -> None:
-        """`scopes` of a fineGrained token, e.g. [("dataset", "alice/x", ["repo.write"])]."""
+        """`scopes` of a fineGrained token, e.g. [("dataset", "alice/x", ["repo.write"])]; `expiration` is only told."""
         listed = [{"entity": e, "name": n, "permissions": list(p)} for e, n, p in scopes]
         body = {"token": token, "user": user, "role": role, "scopes": listed, "expired": expired}
+        body["expiration"] = expiration
         self._json("POST", "tokens", body)
 
     def revoke_token(self, token: str) -> None:
