@@ -109,7 +109,6 @@ class Checks:
             await asyncio.gather(*(self._make(check, cold) for check in due))
             self._record.facts["checks"] = [dict(row) for row in self._state.checks]
             row["detail"] = self._tally()
-            log.info(f"checks: {row['detail']}")
             stops = [check for check in due if check.must and self._verdicts[check].result == "fail"]
             if stops:
                 what = "; ".join(f"{check.shown}: {self._verdicts[check].reason}" for check in stops)
