@@ -66,6 +66,7 @@ def hostile(text: str, names: bool) -> Reader:
         lease_holder=text,
         notes={text: text},
         failed_checks=[text],
+        checks=[{"check": text, "kind": text, "must": True, "result": "fail", "reason": text}],
         recovery={
             text: text, "at": text, "deep": {text: {text: [text]}}, "steps": [{"step": text, "ms": 3, text: text}, text]
         },

@@ -37,6 +37,7 @@ def talkative() -> State:
         mode="orphan",
         recovery_error=f"sha256 of data/{SECRET} differs",
         failed_checks=[f"!json: /data/{SECRET}", f"sqlite: /data/{SECRET}"],
+        checks=[{"check": f"!json: /data/{SECRET}", "kind": "json", "must": True, "result": "fail", "reason": SECRET}],
         notes={"damaged-head": f"{SECRET} is damaged", "odd": f"/data/{SECRET}"},
         drill={"result": "fail", "at": 1.0, "snapshot": "0.42", "why": f"data/{SECRET} differs", "checks": [SECRET]},
         inspection=Inspection(

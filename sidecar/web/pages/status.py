@@ -102,6 +102,7 @@ def _content(body: dict[str, Any], samples: Sequence[Sample], now: float, head: 
             _section("roots", "Roots", _roots(body["roots"])),
             _section("snapshots", "Snapshots", _snapshots(body, now)),
             _section("recovery", "Recovery of this start", recovery(body["recovery"], now)),
+            _checks(body["checks"]),
             _section("checklist", "Checklist", _checklist(body["checklist"])),
             _files(sync),
         ]
@@ -217,6 +218,26 @@ def _snapshots(body: dict[str, Any], now: float) -> Html:
 
 def _size(count: Any) -> Html:
     return tag("td", say.size(count), class_="n")
+
+
+def _checks(rows: list[dict[str, Any]]) -> Html | None:
+    """What SIDECAR_VERIFY came to last; who may not see names sees of each only its kind and its result."""
+    if not rows:
+        return None
+    words = {"pass": "Passed", "warn": "Warning", "fail": "Failed"}
+    lines = [
+        tag(
+            "li",
+            tag("b", words.get(row["result"], "Not made yet")),
+            " · ",
+            say.value(row.get("check", row["kind"])),
+            " ",
+            tag("small", say.value(row.get("reason", ""))),
+            class_=row["result"] if row["result"] in words else None,
+        )
+        for row in rows
+    ]
+    return _section("checks", "Checks", tag("ul", lines, class_="checks"))
 
 
 def _checklist(lines: list[dict[str, Any]]) -> Html:
