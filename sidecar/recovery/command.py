@@ -29,18 +29,35 @@ MOST = 200
 _READ = 1 << 16
 _PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 
-# The agent ignores these, and no shell lets go of what was ignored when it was started.
-_AS_USUAL = """
+# The agent ignores some signals, and no shell lets go of what was ignored when it was started. And a killed agent
+# can't end what it has begun: the next one would run it again beside it.
+_WITH_ITS_AGENT = """
 import os, signal, sys
-for name in ("SIGINT", "SIGTERM", "SIGPIPE", "SIGXFSZ"):
-    signal.signal(getattr(signal, name), signal.SIG_DFL)
-os.execv(sys.argv[1], sys.argv[1:])
+agent, usual = int(sys.argv[1]), (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
+signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+pid = os.fork()
+for number in usual:
+    signal.signal(number, signal.SIG_IGN if pid else signal.SIG_DFL)
+if not pid:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
+    os.execv(sys.argv[2], sys.argv[2:])
+while True:
+    signal.sigtimedwait((signal.SIGCHLD,), 0.5)
+    if os.getppid() != agent:
+        os.killpg(0, signal.SIGKILL)
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    if ended:
+        code = os.waitstatus_to_exitcode(status)
+        os._exit(code if code >= 0 else 128 - code)
 """
 
 
 def shell(line: str) -> list[str]:
-    """The command that gives ``line`` to /bin/sh, with signals as any program has them."""
-    return [sys.executable, "-I", "-S", "-c", _AS_USUAL, "/bin/sh", "-c", line]
+    """The command that gives ``line`` to /bin/sh, with signals as any program has them; for ``run`` in this process.
+
+    It is killed with its group when this process is gone.
+    """
+    return [sys.executable, "-I", "-S", "-c", _WITH_ITS_AGENT, str(os.getpid()), "/bin/sh", "-c", line]
 
 
 async def run(

@@ -95,6 +95,21 @@ def test_signals_are_as_any_program_has_them_though_the_agent_ignores_them() -> 
         assert not ignored & 1 << (number - 1), number
 
 
+def test_it_ends_with_its_agent(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    code = (
+        "import asyncio, sys\n"
+        "from sidecar.recovery.command import run, shell\n"
+        "asyncio.run(run(shell('sleep 1000 & echo $! $$ > ' + sys.argv[1] + '; sleep 1000'), 100, print))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(pids)], stdout=subprocess.PIPE) as agent:
+        until = time.monotonic() + 20
+        while not (pids.exists() and pids.read_text()) and time.monotonic() < until:
+            time.sleep(0.02)
+        agent.kill()
+    assert [gone(int(pid)) for pid in pids.read_text().split()] == [True, True]
+
+
 def test_a_program_that_is_not_there_raises() -> None:
     with pytest.raises(FileNotFoundError):
         asyncio.run(run(["/no/such/program"], 1, lambda line: None))
