@@ -25,6 +25,7 @@ from sidecar.recovery.restore import confirm_local, read_manifest
 from sidecar.recovery.scratch import sweep
 from sidecar.recovery.terms import Plan, Recovered
 from sidecar.settings import Settings, ensure_state_dir, load
+from sidecar.snapshot import machine
 from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Manifest, snapshot_in
@@ -64,10 +65,14 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
     log.setup(settings.log, settings.log_level)
     _refuse_what_is_missing(settings)
     state_dir = Path(ensure_state_dir(settings.state_dir))
-    locks = RootLocks.acquire(settings.roots, state_dir, lock_fds)
-    # What a killed agent had staged is of no use to anybody; the locks say that no other one lives here.
-    shutil.rmtree(state_dir / "staging", ignore_errors=True)
-    sweep(state_dir)
+    try:
+        locks = RootLocks.acquire(settings.roots, state_dir, lock_fds)
+        # What a killed agent had staged is of no use to anybody; the locks say that no other one lives here.
+        shutil.rmtree(state_dir / "staging", ignore_errors=True)
+        sweep(state_dir)
+        index = Index(state_dir / "index.db")
+    except OSError as error:
+        raise machine.start_failed(error, state_dir) from error
     store = open_store(settings)
     state = State(
         instance=instance,
@@ -102,7 +107,7 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
         exclude=settings.exclude,
         own=_own(settings),
     )
-    return Session(settings, store, Index(state_dir / "index.db"), locks, state, plan, Record(instance))
+    return Session(settings, store, index, locks, state, plan, Record(instance))
 
 
 def _refuse_what_is_missing(settings: Settings) -> None:

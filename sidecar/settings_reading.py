@@ -90,6 +90,7 @@ def read(environ: Mapping[str, str], need_paths: bool, need_store: bool, reject_
     _read_store(reading, need_store)
     _read_roots(reading, need_paths)
     _fill_in(reading)
+    _read_client(reading)
     _compare(reading)
     if reject_unknown:
         for name, nearest in unknown(environ).items():
@@ -193,6 +194,20 @@ def _fill_in(reading: Reading) -> None:
     elif values["identity"] is None:
         values["identity"] = "local"
         reading.derive("SIDECAR_IDENTITY", "local", "default")
+
+
+def _read_client(reading: Reading) -> None:
+    """What huggingface_hub itself reads at its import, and dies of: said before anything depends on it."""
+    if reading.values["store"].kind not in ("hf", "bucket"):
+        return
+    for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
+        held = reading.environ.get(name)
+        try:
+            int("0" if held is None else held)
+        except ValueError:
+            reading.wrong(
+                name, f"{name} held {held!r}: huggingface_hub can't read it; accepted: whole seconds, for example 10"
+            )
 
 
 def _compare(reading: Reading) -> None:

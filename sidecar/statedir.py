@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 from collections.abc import Mapping
 from typing import Any
 
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, TryLater
 from sidecar.roots import home_of
 
 NOTE_MOST = 1 << 20
@@ -57,8 +58,9 @@ def can_hold(path: str) -> bool:
 def ensure_state_dir(path: str) -> str:
     """Make the state dir, 0700, unless it is there, and try that it can be written; returns ``path``.
 
-    Raises ``ConfigError`` (78) if not, or if it stands in a folder that everybody may write to and is not
-    ours alone: somebody else could then have laid it out for us.
+    Raises ``TryLater`` (75) where there is no room, ``ConfigError`` (78) where it can't be written otherwise, or if it
+    stands in a folder that everybody may write to and is not ours alone: somebody else could then have laid it out
+    for us.
     """
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -69,6 +71,11 @@ def ensure_state_dir(path: str) -> str:
         os.unlink(probe)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TryLater(
+                f"the state dir {path!r} has no room left: {reason}; nothing was changed. "
+                "Free some space there, or set SIDECAR_STATE_DIR to a folder on a larger disk"
+            ) from error
         raise ConfigError(
             f"the state dir {path!r} can't be used: {reason}; nothing was changed. "
             f"Make it writable for user {os.getuid()}, or set SIDECAR_STATE_DIR to a folder that is"

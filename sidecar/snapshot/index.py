@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidecar.errors import SidecarError
+from sidecar.snapshot import machine
 from sidecar.snapshot import rows as _rows
 from sidecar.snapshot import tally as _tally
 from sidecar.snapshot.manifest import Manifest, RootRecord, Shard, SnapshotId
@@ -73,10 +73,7 @@ class Index:
             self._db = self._open()
         except sqlite3.DatabaseError as error:
             if not _damaged(error) and not path.is_dir():
-                raise SidecarError(
-                    f"the local index {path} can't be opened: {error}. Nothing was changed. Is another sidecar using"
-                    " SIDECAR_STATE_DIR, or its disk full?"
-                ) from None
+                raise machine.start_failed(error, path.parent) from None
             os.replace(path, f"{path}.damaged")
             for ending in ("-wal", "-shm"):
                 Path(f"{path}{ending}").unlink(missing_ok=True)

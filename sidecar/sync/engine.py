@@ -17,10 +17,10 @@ from typing import Literal
 from sidecar import log
 from sidecar.errors import EX_FAILED, SidecarError, TryLater
 from sidecar.roots import Root
+from sidecar.snapshot import machine
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import LEASE, SnapshotId, root_of, snapshot_in
-from sidecar.snapshot.stage import NoRoom
 from sidecar.state import State
 from sidecar.stores.base import Denied, Refused, Revision, Source, Store, StoreError, Unavailable
 from sidecar.sync import history, pace
@@ -309,8 +309,9 @@ class Engine:
         except Fenced:
             self._fenced()
             result = Result(False, error="another instance holds the lease now", code="fenced")
-        except (NoRoom, OSError, sqlite3.OperationalError) as error:  # the last is the index's, on a full disk
-            result = Result(False, error=f"staging failed: {_why(error)}. Free some disk space", code="no-room")
+        except (OSError, sqlite3.OperationalError) as error:  # the last is the index's, on a full disk
+            why_not, code = machine.staging_failed(error, self.options.state_dir)
+            result = Result(False, error=why_not, code=code)
         except sqlite3.DatabaseError as error:
             log.error(f"the local index is damaged ({error}): the agent ends; a new one makes it anew from the files")
             os._exit(EX_FAILED)
@@ -377,7 +378,13 @@ class Engine:
         if survey.confirmed and self.line.snapshot is not None:
             await self.line.keep(f"kept/{self.line.snapshot}")
         if self._from is not None:
-            await self.line.keep(f"damaged/{await self._left()}")
+            left = await self._left()
+            await self.line.keep(f"damaged/{left}")
+            self.state.note(
+                "damaged-head",
+                f"SIDECAR_REVISION={self._from}: snapshot {left}, the newest at the start, is kept on branch"
+                f" damaged/{left}; what this Space saves goes on from {self._from}",
+            )
         number = self.line.next_id()
         again: dict[str, Source] = {}
         if look.reassert:
@@ -630,12 +637,6 @@ def _fresh(folder: Path) -> None:
     """Make ``folder`` anew; whatever stands beside it is what a killed agent was staging."""
     _remove(folder.parent)
     folder.mkdir(parents=True, mode=0o700)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror} ({os.fsdecode(error.filename or '?')})"
-    return str(error)
 
 
 def _remove(folder: Path) -> None:

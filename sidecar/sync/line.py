@@ -60,6 +60,9 @@ SINCE = 100
 RENEW_S = 20.0
 """How often who waits for the lease is told that the hand-over still goes on."""
 
+LONG_S = 20.0
+"""A store that wants to be left alone for longer has failed for now: whoever waits is to know, and tries again."""
+
 TURNS = 5
 """How often one commit gives way to commits that only ask for the lease."""
 
@@ -148,7 +151,7 @@ class Line:
                 if landed is None:
                     failures += 1
                     wait = backoff(failures, 0.5, 15.0, error.retry_after)
-                    if failures >= 3 or self._cut.is_set() or time.monotonic() + wait > until:
+                    if failures >= 3 or wait > LONG_S or self._cut.is_set() or time.monotonic() + wait > until:
                         self.unclear = title if unclear else None
                         raise
                     with contextlib.suppress(TimeoutError):

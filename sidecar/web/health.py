@@ -51,7 +51,7 @@ NOTED = {
     "blocked": "Some restored entries could not be put in place.",
     "check-warns": "A check will soon fail, or can't be judged.",
     "cold-start": "The store was empty: started with nothing to restore, and nothing is durable yet.",
-    "damaged-head": "The newest snapshot is damaged; it is kept apart, an older one is in use.",
+    "damaged-head": "Started from an older snapshot: the newest one is kept on a branch of its own.",
     "drill-failed": "The newest restore drill did not get back what was committed.",
     "held-deletion": "Much was deleted at once: the store keeps it until that is confirmed.",
     "long-history": "The dataset has so many commits that it is time to prune it, or to set SIDECAR_SQUASH_AFTER.",

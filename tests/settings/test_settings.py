@@ -201,6 +201,15 @@ def test_an_error_names_the_variable_what_it_held_and_what_is_accepted():
     assert error(SIDECAR_LOG="x" * 5000).count("x") < 300
 
 
+@pytest.mark.parametrize("held", ["abc", "", "1.5"])
+@pytest.mark.parametrize("name", ["HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"])
+def test_what_the_hubs_client_would_die_of_is_said_at_start(name, held):
+    line = error({name: held}, SIDECAR_STORE="hf://datasets/alice/app")
+    assert line == f"{name} held {held!r}: huggingface_hub can't read it; accepted: whole seconds, for example 10"
+    assert get({name: "30"}, SIDECAR_STORE="hf://datasets/alice/app")
+    assert get({name: held}, SIDECAR_STORE="file:///store"), "no other store reads it"
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
