@@ -25,6 +25,7 @@ from sidecar.recovery import report
 from sidecar.recovery.checks import Checks
 from sidecar.recovery.start import Start, classify
 from sidecar.recovery.terms import Recovered
+from sidecar.resuming import Resuming
 from sidecar.session import Session
 from sidecar.syncing import Syncing
 from sidecar.web.app import ALWAYS, build
@@ -43,7 +44,9 @@ class Agent:
         self.checks = Checks(here.settings, self.state, here.record)
         self.start = Start(here.store, here.index, here.plan, self.state, here.record, self.checks.before_main)
         self.recording = Recording(here)
-        self.syncing = Syncing(here, link, self.start, self.recording)
+        self.resuming = Resuming(here, life, link, self.start, self.recording)
+        self.start.brought, self.start.resume = self.brought, self.resuming.before_main
+        self.syncing = Syncing(here, link, self.start, self.resuming)
         self._company: list[asyncio.Task[Any]] = []
         self._door: Door | None = None
         self.state.holds_main = link.supervised or life.before_main
@@ -129,12 +132,15 @@ class Agent:
             await self.recording.write("continue")
             self.syncing.go_on_without()
         else:
-            report.say(recovered, list(self.here.settings.roots), self.state, self.here.record)
             await self.recording.write("ok")
             await self.syncing.attach(recovered)
         self.state.recovered = True
         self.state.phase = "ready"
         return None
+
+    def brought(self, recovered: Recovered) -> None:
+        """The roots are as they are to be: say what was restored, before anything else is done with it."""
+        report.say(recovered, list(self.here.settings.roots), self.state, self.here.record)
 
     async def beside_main(self) -> None:
         """An agent before this one has restored: main runs, and nothing is restored over it."""

@@ -45,14 +45,16 @@ class RestoreFailed(SidecarError):
     """The roots could not be brought to the snapshot; ``final`` when retrying can't help.
 
     ``code`` is the exit status that a start ends with (69 for a refusal, 75 otherwise, 78 for
-    something on this machine that its owner must set right).
+    something on this machine that its owner must set right). ``pause_s`` is the least time until the
+    next try where main waits all the same.
     """
 
     exit_code = EX_TEMPFAIL
 
-    def __init__(self, message: str, *, final: bool = False, code: int = EX_TEMPFAIL) -> None:
+    def __init__(self, message: str, *, final: bool = False, code: int = EX_TEMPFAIL, pause_s: float = 0.0) -> None:
         super().__init__(message)
         self.final = final
+        self.pause_s = pause_s
         self.exit_code = code
 
 

@@ -263,20 +263,37 @@ def checks(text: str) -> tuple[str, ...]:
     return _each_line(text, lambda line: parse_check(line) and line)
 
 
-def commands(text: str) -> tuple[str, ...]:
-    """The commands of ``SIDECAR_RESUME``, one a line, without a ``command:`` before them."""
-    return _each_line(text, _command)
+AFTER_READY = "after-ready"
 
 
-def _command(line: str) -> str:
-    kind, colon, argument = line.removeprefix("!").partition(":")
-    if line.startswith("!") or (kind.strip() in CHECK_KINDS and colon and kind.strip() != "command"):
+def parse_command(line: str) -> tuple[bool, bool, str]:
+    """One line of ``SIDECAR_RESUME`` as (does a failure stop the start, does it wait for main, command).
+
+    Raises ``ValueError``.
+    """
+    must, rest, later = line.startswith("!"), line.removeprefix("!").strip(), False
+    while True:
+        kind, colon, argument = rest.partition(":")
+        kind, argument = kind.strip(), argument.strip()
+        if not colon or kind not in (*CHECK_KINDS, AFTER_READY):
+            break
+        if kind not in ("command", AFTER_READY):
+            raise ValueError(f"{line!r} is a check; checks go into SIDECAR_VERIFY")
+        if not argument:
+            raise ValueError(f"nothing stands behind {kind}:")
+        later, rest = later or kind == AFTER_READY, argument
+    if rest == "hf-token":
         raise ValueError(f"{line!r} is a check; checks go into SIDECAR_VERIFY")
-    if colon and kind.strip() == "command":
-        line = argument.strip()
-        if not line:
-            raise ValueError("nothing stands behind command:")
-    return line
+    if not rest:
+        raise ValueError("nothing stands behind !")
+    if must and later:
+        raise ValueError(f"{line!r}: main runs by then, so that '!' can't keep it from starting")
+    return must, later, rest
+
+
+def commands(text: str) -> tuple[str, ...]:
+    """The lines of ``SIDECAR_RESUME``, each fit for ``parse_command``."""
+    return _each_line(text, lambda line: parse_command(line) and line)
 
 
 def _each_line(text: str, read: Callable[[str], str]) -> tuple[str, ...]:

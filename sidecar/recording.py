@@ -30,7 +30,7 @@ class Recording:
     async def write(self, result: str) -> None:
         """A start came to ``result``: say so wherever that needs no store."""
         here = self.here
-        here.record.facts.setdefault("epoch", here.state.epoch)
+        here.record.facts["epoch"] = here.state.epoch
         self._ms = None
         document = await self._keep(result)
         self._ms = document["ms"]

@@ -41,7 +41,6 @@ _DEVICES = "devices"
 """The index's note of whose restore saw which devices."""
 
 NOT_YET = {
-    "resume": "SIDECAR_RESUME",
     "heartbeat_url": "SIDECAR_HEARTBEAT_URL",
 }
 
@@ -106,6 +105,7 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
         on_failure=settings.on_restore_failure,
         exclude=settings.exclude,
         own=_own(settings),
+        resumes=bool(settings.resume),
     )
     return Session(settings, store, index, locks, state, plan, Record(instance))
 

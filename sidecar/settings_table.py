@@ -163,8 +163,9 @@ SETTINGS: tuple[Setting, ...] = (
             "hf-token; an optional ! before it",
             "none", (), readers.checks),
     Setting("SIDECAR_RESUME", "resume", START,
-            "commands that run once per epoch, after the checks, with SIDECAR_RECOVERY_* variables",
-            "one command a line, with or without command: before it",
+            "commands that run once per epoch, after the checks and before main, with SIDECAR_RECOVERY_* variables; a "
+            "failed one makes health warn, with a leading ! it stops the start; after-ready: waits until main answers",
+            "one a line, for /bin/sh: CMD, command: CMD or after-ready: CMD; an optional ! before the first two",
             "none", (), readers.commands),
     Setting("SIDECAR_IDENTITY", "identity", WRITER,
             "who this is where there is no SPACE_ID",

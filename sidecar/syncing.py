@@ -14,13 +14,13 @@ from typing import Any
 from sidecar import log, session, tending
 from sidecar.errors import EX_FAILED, SidecarError
 from sidecar.link import Link
-from sidecar.recording import Recording
 from sidecar.recovery import again, reattach
 from sidecar.recovery.again import Standing
 from sidecar.recovery.claim import Claimed
 from sidecar.recovery.lease import Left, Waiting
 from sidecar.recovery.start import Start
 from sidecar.recovery.terms import Recovered
+from sidecar.resuming import Resuming
 from sidecar.session import Session
 from sidecar.sync.engine import Engine
 from sidecar.sync.pace import spread
@@ -39,9 +39,9 @@ STILL_S, CLAIM_S = 5.0, 60.0
 class Syncing:
     """The one engine of a life, as soon as there may be one; until then ``engine`` is None."""
 
-    def __init__(self, here: Session, link: Link, starting: Start, recording: Recording) -> None:
+    def __init__(self, here: Session, link: Link, starting: Start, resuming: Resuming) -> None:
         self.here, self.link, self.state, self.start = here, link, here.state, starting
-        self.recording = recording
+        self.resuming, self.recording = resuming, resuming.recording
         self.verbs = AgentVerbs(self.state)
         self.verbs.unpruned = tending.why_not(here.settings)
         self.engine: Engine | None = None
@@ -62,6 +62,9 @@ class Syncing:
     async def _ride(self, engine: Engine, recovered: Recovered) -> None:
         session.ride(self.here, engine, recovered)
         await self.recording.ride(engine, recovered.head)
+        later = self.resuming.attach(engine)
+        if later is not None:
+            self._mind(later)
 
     def go_on_without(self) -> None:
         """SIDECAR_ON_RESTORE_FAILURE=continue: main runs, and what it writes never touches the main line."""
@@ -83,7 +86,9 @@ class Syncing:
 
     def beside(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run ``work`` until the end of this life; a fault in it ends the agent, which is then started anew."""
-        task = asyncio.create_task(work)
+        return self._mind(asyncio.create_task(work))
+
+    def _mind(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         task.add_done_callback(_complain)
         self._work.append(task)
         return task
@@ -143,7 +148,9 @@ class Syncing:
         self._run(await session.orphan_engine(self.here))
 
     async def _reattached(self) -> None:
-        self._run(await session.reattached_engine(self.here))
+        engine = await session.reattached_engine(self.here)
+        self.resuming.reattach(engine)
+        self._run(engine)
 
     async def _heed_lease(self, engine: Engine) -> None:
         """Look whether somebody asks for the lease, or has taken it."""

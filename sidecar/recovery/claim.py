@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -113,7 +113,7 @@ async def attempt(
 ) -> Claimed | Unleased | Waits:
     """What can be done at once about the lease that was ``found`` at ``head``. Raises as ``claim`` does."""
     if head is not None and found is not None and (found.instance, found.state) == (me.instance, "held"):
-        return Claimed(head, Tenure(found), None)  # an earlier attempt, or agent, of ours has taken it
+        return Claimed(head, Tenure(found, found.resuming), None)  # an earlier attempt, or agent, of ours has taken it
     now = time.monotonic()
     decision = leases.decide(found, me, least_epoch=least_epoch)
     silent = isinstance(decision, Wait) and waiting.silent(decision.holder, now)
@@ -163,7 +163,7 @@ async def _take(store: Store, head: Revision | None, decision: Take, me: Me) -> 
                 return Unleased(error.message)
             await asyncio.sleep(attempt * RETRY_S * (1 + random.random()))
             continue
-        return Claimed(revision, Tenure(decision.lease), decision.clean)
+        return Claimed(revision, Tenure(decision.lease, decision.interrupted), decision.clean)
     raise AssertionError("unreachable")
 
 
@@ -174,21 +174,40 @@ async def _commit(store: Store, head: Revision | None, lease: Lease, message: st
         raise Moved from None
 
 
-async def give_back(store: Store, me: Me, claimed: Claimed | None, clean: bool, along: Along | None = None) -> None:
+async def renew(store: Store, head: Revision, tenure: Tenure) -> Claimed:
+    """The next epoch, for the holder itself: in this one its resume has begun once, and must not again.
+
+    Raises Moved, StoreErrors.
+    """
+    interrupted = tenure.resume == "begun" or (tenure.resume == "none" and tenure.interrupted)
+    lease = replace(tenure.lease, epoch=tenure.epoch + 1, turn=0, resuming=True)
+    revision = await _commit(store, head, lease, f"sidecar: lease {lease.epoch} claimed by {lease.instance}")
+    return Claimed(revision, Tenure(lease, interrupted), None)
+
+
+async def give_back(
+    store: Store,
+    me: Me,
+    claimed: Claimed | None,
+    clean: bool,
+    along: Along | None = None,
+    resuming: bool | None = None,
+) -> None:
     """Let go of what is ours at the head, ``claimed`` or not: a claim or a request may have landed without an answer.
 
-    ``clean`` is how the lease was released before, where ``claimed`` doesn't tell; ``along`` is asked what to put with
-    it. Again where the head moves meanwhile. Raises SidecarErrors.
+    ``clean`` is how the lease was released before, and ``resuming`` what it said of resumes, where ``claimed`` doesn't
+    tell; ``along`` is asked what to put with it. Again where the head moves meanwhile. Raises SidecarErrors.
     """
     for attempt in range(1, WITHDRAWALS + 1):
         head: Revision | None
         found: Lease | None
         if claimed is not None:
             head, found, clean = claimed.revision, claimed.tenure.lease, bool(claimed.clean)
+            resuming = claimed.tenure.leaves_resuming
         else:
             head = await store.head()
             found = await read_lease(store, head)
-        given = leases.lets_go(found, me, clean)
+        given = leases.lets_go(found, me, clean, resuming)
         if head is None or given is None:
             return
         mine = given.instance == me.instance

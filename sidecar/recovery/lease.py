@@ -50,6 +50,8 @@ class Lease:
 
     ``clean`` says of a released one whether the holder's last snapshot went through; ``requester`` is who asked.
     ``turn`` grows with each renewal, so that a waiting instance sees that the holder lives. ``since`` is for people.
+    ``resuming``: a holder, this one or one before it, had the right to run its resume commands, and has not told yet
+    that it is through with them.
     """
 
     epoch: int
@@ -60,23 +62,32 @@ class Lease:
     clean: bool = False
     turn: int = 0
     since: float = 0.0
+    resuming: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Me:
-    """The claimant: its instance, the space that it is, and the one whose lease it may take over."""
+    """The claimant: its instance, the space that it is, and the one whose lease it may take over.
+
+    ``resumes``: the claim is at the same time for the right to run the resume commands of its epoch.
+    """
 
     instance: str
     space: str
     adopt: str | None = None
+    resumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Commit ``lease`` and be the holder. ``clean`` is how the one before ended; None where there was none."""
+    """Commit ``lease`` and be the holder. ``clean`` is how the one before ended; None where there was none.
+
+    ``interrupted``: a resume before this claim is not known to have come to its end.
+    """
 
     lease: Lease
     clean: bool | None
+    interrupted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,7 @@ def encode(lease: Lease) -> bytes:
         "requester": lease.requester,
         "clean": lease.clean,
         "turn": lease.turn,
+        "resuming": lease.resuming,
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(lease.since or time.time())),
     }
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_INDENT_2)
@@ -128,7 +140,14 @@ def decode(raw: bytes) -> Lease:
     ):
         raise ManifestError(f"{PATH} in the store is malformed")
     return Lease(
-        d["epoch"], d["instance"], d["space"], d["state"], d.get("requester", ""), bool(d.get("clean")), d["turn"]
+        d["epoch"],
+        d["instance"],
+        d["space"],
+        d["state"],
+        d.get("requester", ""),
+        bool(d.get("clean")),
+        d["turn"],
+        resuming=bool(d.get("resuming")),
     )
 
 
@@ -139,16 +158,18 @@ def decide(current: Lease | None, me: Me, *, least_epoch: int = 0, silent: bool 
     holder was given its time and has not answered.
     """
     if current is None:
-        return Take(Lease(least_epoch + 1, me.instance, me.space, "held"), None)
+        return Take(Lease(least_epoch + 1, me.instance, me.space, "held", resuming=me.resumes), None)
     if current.space != me.space and current.space != me.adopt:
         return Refuse(current)
     if current.instance == me.instance and current.state != "released":
-        return Take(replace(current, state="held", requester=""), None)
-    taken = Lease(max(current.epoch, least_epoch) + 1, me.instance, me.space, "held")
+        return Take(replace(current, state="held", requester=""), None, current.resuming)
+    # What was never heard to end stays so until a resume does, whoever holds the lease meanwhile.
+    resuming = current.resuming or me.resumes
+    taken = Lease(max(current.epoch, least_epoch) + 1, me.instance, me.space, "held", resuming=resuming)
     if current.state == "released":
-        return Take(taken, current.clean)
+        return Take(taken, current.clean, current.resuming)
     if silent:
-        return Take(taken, False)
+        return Take(taken, False, current.resuming)
     if current.state == "held":
         return Wait(current, replace(current, state="requested", requester=me.instance, turn=current.turn + 1))
     return Wait(current, None)
@@ -183,16 +204,19 @@ class Waiting:
         return min(self.since + self.handoff_wait_s, self.first + 10 * self.handoff_wait_s) - now
 
 
-def lets_go(found: Lease | None, me: Me, clean: bool) -> Lease | None:
+def lets_go(found: Lease | None, me: Me, clean: bool, resuming: bool | None = None) -> Lease | None:
     """What a start that comes to nothing writes in the place of the lease that it ``found``; None: nothing is ours.
 
-    What it holds it releases, as ``clean`` as it was before it. What it only asked for its holder keeps, also one that
+    What it holds it releases, as ``clean`` as it was before it, and ``resuming`` where that is known better than by
+    what was found. What it only asked for its holder keeps, also one that
     has begun to hand over.
     """
     if found is None or found.state == "released":
         return None
     if found.instance == me.instance:
-        return replace(found, state="released", requester="", clean=clean, since=time.time())
+        going_on = found.resuming if resuming is None else resuming
+        gone = replace(found, state="released", requester="", clean=clean, since=time.time())
+        return replace(gone, resuming=going_on)
     if found.requester == me.instance and found.state in ("requested", "handing_over"):
         return replace(found, state="held", requester="", turn=found.turn + 1)
     return None
@@ -227,9 +251,14 @@ def reclaims(
 
 @dataclass(slots=True)
 class Tenure:
-    """A lease that this instance took: what it writes to keep, hand over and release it."""
+    """A lease that this instance took: what it writes to keep, hand over and release it.
+
+    ``interrupted`` is what the claim found of resumes before it; ``resume`` is how far that of this epoch is.
+    """
 
     lease: Lease
+    interrupted: bool = False
+    resume: Literal["none", "begun", "over"] = "none"
 
     @property
     def epoch(self) -> int:
@@ -237,7 +266,21 @@ class Tenure:
 
     def released(self, clean: bool) -> bytes:
         """The document that lets go of the lease; ``clean`` where it rides on a last snapshot."""
-        return encode(replace(self.lease, state="released", requester="", clean=clean, since=time.time()))
+        gone = replace(self.lease, state="released", requester="", clean=clean, since=time.time())
+        return encode(replace(gone, resuming=self.leaves_resuming))
+
+    @property
+    def leaves_resuming(self) -> bool:
+        """What the next claim is to find of resumes, if the lease is let go of now."""
+        return {"none": self.interrupted, "begun": True, "over": False}[self.resume]
+
+    def begin_resume(self) -> None:
+        """From here on the store must not hear that no resume is open before this one is over."""
+        self.resume, self.lease = "begun", replace(self.lease, resuming=True)
+
+    def end_resume(self) -> None:
+        """All of its commands have come to an end, whatever that was. True in the store from the next commit on."""
+        self.resume, self.lease = "over", replace(self.lease, resuming=False)
 
     def held(self) -> bytes:
         return encode(self.lease)

@@ -56,6 +56,8 @@ class Start:
         self.store, self.index, self.plan, self.state, self.record = store, index, plan, state, record
         self._verify = verify
         self.claimed: Claimed | None = None
+        self.brought: Callable[[Recovered], None] = lambda recovered: None
+        self.resume: Callable[[Recovered], Awaitable[Recovered]] = _as_it_is
         self.why_unleased = ""
         self._waiting = Waiting(plan.handoff_wait_s)
         self._progress = Progress()
@@ -71,8 +73,10 @@ class Start:
         while True:
             try:
                 recovered = await self._patience.in_time(self._attempt(), self.store.url)
+                self.brought(recovered)
                 if self._verify is not None:
                     await self._verify(recovered.manifest is None)
+                recovered = await self.resume(recovered)
                 self.state.recovery_error = None
                 return recovered
             except Moved:
@@ -96,7 +100,8 @@ class Start:
                 what = "main waits until it works (SIDECAR_ON_RESTORE_FAILURE=wait)" if over else "trying again"
                 log.warning(f"recovery: {failure.message}; {what}")
                 last_said = time.monotonic()
-            await asyncio.sleep(self._patience.pause(getattr(error_of(failure), "retry_after", None)))
+            pause = self._patience.pause(getattr(error_of(failure), "retry_after", None))
+            await asyncio.sleep(max(pause, failure.pause_s))
 
     def _may_go_on_without(self, failure: RestoreFailed) -> bool:
         """Whether ``continue`` lets main start: not after a refusal, nor on a restore that is half in place."""
@@ -213,7 +218,7 @@ class Start:
 
         Such a disk holds the head's snapshot, whatever SIDECAR_REVISION would start from.
         """
-        self.plan = replace(self.plan, revision=None)
+        self.plan = replace(self.plan, revision=None, resumes=False)
         while True:
             try:
                 return await self._claim(await self._look())
@@ -255,17 +260,25 @@ class Start:
         raises.
         """
         claimed, before = self.claimed, self._asked_for
-        if before == "nothing":
-            if not unleased:
-                return
-            before = None
+        if before == "nothing" and not unleased:
+            return
         self.claimed = None
-        clean = before is not None and before.state == "released" and before.clean
+        clean, resuming = self._before()
         try:
-            await asyncio.wait_for(give_back(self.store, self.plan.me, claimed, clean, along), LATE_S)
+            work = give_back(self.store, self.plan.me, claimed, clean, along, resuming)
+            await asyncio.wait_for(work, LATE_S)
             self.state.lease, self._asked_for = "none", "nothing"
         except (SidecarError, TimeoutError) as error:
             log.warning(f"the lease could not be given back ({said(error)}): the next start waits for us in vain")
+
+    def _before(self) -> tuple[bool, bool | None]:
+        """Whether the lease was released cleanly before we asked for it, and what it said of resumes, if we know."""
+        before = self._asked_for
+        if before is None:
+            return False, False
+        if before == "nothing" or before.instance == self.plan.me.instance:
+            return False, None
+        return before.state == "released" and before.clean, before.resuming
 
     async def _lease(self, head: Revision | None) -> Lease | None:
         try:
@@ -282,7 +295,13 @@ class Start:
         self._progress.reached(3)
         if isinstance(taken, Claimed):
             if self.claimed is not None and self.claimed.tenure.epoch == taken.tenure.epoch:
-                taken = replace(taken, clean=self.claimed.clean)  # an earlier attempt took it, and knows
+                # An earlier attempt took it, and knows.
+                taken = replace(taken, clean=self.claimed.clean, tenure=self.claimed.tenure)
+            elif taken.clean is None and self._before()[1] is not None:
+                # It landed without an answer.
+                clean, resuming = self._before()
+                taken = replace(taken, clean=clean if seen.lease else None)
+                taken.tenure.interrupted = bool(resuming)
             self.claimed = taken
             self.state.epoch, self.state.lease = taken.tenure.epoch, "held"
             return Recovered(taken.revision, seen.origin, taken.tenure, taken.clean, Restored(), seen.access)
@@ -297,18 +316,22 @@ class Start:
             # Somebody deleted the lease: whose the snapshots are is told by their manifest too.
             holder = Lease(seen.least_epoch, manifest.instance, manifest.space, "released")
             raise RestoreFailed(refusal(self.store, holder, me), final=True, code=EX_REFUSED)
-        if found is None or found.instance != me.instance:
+        if found is None or found.instance != me.instance or self._asked_for == "nothing":
             self._asked_for = found
         return await claim(
             self.store,
             seen.head,
             found,
-            me,
+            replace(me, resumes=self.plan.resumes),
             seen.least_epoch,
             self._waiting,
             self._progress.waited,
             lambda: self._patience.bounded(self.store),
         )
+
+
+async def _as_it_is(recovered: Recovered) -> Recovered:
+    return recovered
 
 
 def classify(error: SidecarError) -> RestoreFailed:

@@ -32,6 +32,7 @@ class Plan:
     on_failure: Failure
     exclude: Sequence[str] = ()
     own: Sequence[str] = ()
+    resumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

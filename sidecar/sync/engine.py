@@ -9,7 +9,7 @@ import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -92,6 +92,8 @@ class Engine:
         self.rides: dict[str, bytes] = {}
         self._alone_at = 0.0
         self.on_fenced: Callable[[], None] = lambda: None
+        self.before_last: Callable[[], Awaitable[None]] | None = None
+        """Done before the look whose snapshot lets go of the lease."""
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -338,6 +340,8 @@ class Engine:
         return result
 
     async def _attempt(self, why: Why, look: Look, folder: Path, until: float, first: float) -> Result:
+        if why in ("final", "handoff") and self.before_last is not None:
+            await self.before_last()
         await self._settle_unclear(until)
         edits = 0
         while edits < EDITS:
@@ -544,6 +548,7 @@ class Engine:
         if not tenure.handing:
             log.info("a new instance asks for the lease: handing over")
         until = time.monotonic() + 600
+        self.rides.pop(LEASE, None)
         await self.line.answer(until)
         self.line.requested = False
         if (await self._snapshot("handoff", until)).ok and tenure.handing:

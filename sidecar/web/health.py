@@ -58,6 +58,7 @@ NOTED = {
     "store-grows": "The store takes more than what is left on its disk: it is time to prune it.",
     "orphan": "Recovery failed: what the main program writes is kept on a branch of its own.",
     "port-unavailable": "The port could not be had: nothing answers there.",
+    "resume-failed": "A resume command failed; the main program was started all the same.",
     "root-unwritable": "A root can't be written by this user.",
     "socket-unavailable": "Our own commands can't reach this agent.",
     "undeclared-root": "The snapshot holds a root that SIDECAR_PATHS doesn't name.",

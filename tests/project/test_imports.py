@@ -34,6 +34,7 @@ LAYERS: list[tuple[str, frozenset[str]]] = [
                 "once",
                 "pings",
                 "recording",
+                "resuming",
                 "session",
                 "syncing",
                 "tending",

@@ -339,3 +339,39 @@ def test_when_a_fenced_instance_takes_the_lease_again(
     found: Lease, stands: SnapshotId | None, waited: float, again: bool
 ) -> None:
     assert reclaims(found, stands, Me("me", "local"), LEFT, waited_s=waited, patience_s=30.0) == again
+
+
+# What is told of the resume of an epoch
+
+ENDS = ("killed first", "withdrawn first", "killed in it", "stopped in it", "unheard", "heard, killed", "released")
+"""How a life with resume commands ends: before they began, in their midst, or after their end."""
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(ENDS)), max_size=8))
+def test_a_resume_that_may_have_begun_is_open_until_one_is_known_to_have_ended(lives: list[tuple[bool, str]]) -> None:
+    stored: bytes | None = None
+    is_open = False
+    for number, (resumes, end) in enumerate(lives):
+        found = decode(stored) if stored is not None else None
+        decision = decide(found, Me(f"i{number}", "local", resumes=resumes), silent=True)
+        assert isinstance(decision, Take)
+        assert decision.interrupted is is_open
+        tenure = Tenure(decision.lease, decision.interrupted)
+        stored = tenure.held()
+        if resumes and end not in ("killed first", "withdrawn first"):
+            tenure.begin_resume()
+            if end not in ("killed in it", "stopped in it"):
+                tenure.end_resume()
+        if end == "heard, killed":
+            stored = tenure.held()
+        elif end in ("withdrawn first", "stopped in it", "released"):
+            stored = tenure.released(clean=end == "released")
+        if resumes:
+            closed = {"withdrawn first": is_open, "heard, killed": False, "released": False}
+            is_open = closed.get(end, True)
+
+
+def test_a_lease_of_an_older_version_tells_of_no_resume() -> None:
+    raw = encode(lease()).replace(b'  "resuming": false,\n', b"")
+    assert b"resuming" not in raw
+    assert decode(raw).resuming is False

@@ -49,11 +49,29 @@ def test_what_is_no_check(line):
     assert len(raised.value.details) == 2
 
 
-def test_commands_to_resume():
-    assert readers.commands("./a.sh\n command: ./b.sh x\n\n/c: d") == ("./a.sh", "./b.sh x", "/c: d")
-    for line in ("sqlite: /x", "!command: x", "command:"):
-        with pytest.raises(Unreadable):
-            readers.commands(line)
+@pytest.mark.parametrize(
+    ("line", "parsed"),
+    [
+        ("./a.sh x", (False, False, "./a.sh x")),
+        ("command: ./b.sh", (False, False, "./b.sh")),
+        ("!./a.sh", (True, False, "./a.sh")),
+        ("! command: ./a.sh", (True, False, "./a.sh")),
+        ("after-ready: curl -f http://127.0.0.1:7861/resume", (False, True, "curl -f http://127.0.0.1:7861/resume")),
+        ("after-ready: command: ./a.sh", (False, True, "./a.sh")),
+        ("/c: d", (False, False, "/c: d")),
+    ],
+)
+def test_commands_to_resume(line, parsed):
+    assert readers.commands(f"\n {line} \n\n./other\n") == (line, "./other")
+    assert readers.parse_command(line) == parsed
+
+
+@pytest.mark.parametrize(
+    "line", ["sqlite: /x", "!http: http://x/", "hf-token", "command:", "!", "after-ready:", "!after-ready: ./a.sh"]
+)
+def test_what_is_no_command_to_resume(line):
+    with pytest.raises(Unreadable):
+        readers.commands(line)
 
 
 def test_exclude_replaces_the_default_or_adds_to_it():
