@@ -7,9 +7,10 @@ both sides are there. While there is no app to ask, visitors get a page and prog
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import unquote
@@ -23,7 +24,7 @@ from sidecar.state import State
 from sidecar.web import headers as rules
 from sidecar.web import relay
 from sidecar.web.access import CONNECTION, LISTENER, UNIX
-from sidecar.web.upstream import Connection, Lost, Unreachable, Upstream, keep_alive
+from sidecar.web.upstream import Asked, Connection, Lost, Unreachable, Upstream, keep_alive
 
 CONTINUE_S = 1.0
 """A client that asks before it sends its body waits so long for the app's word, then for ours."""
@@ -31,28 +32,13 @@ _SAFE_AGAIN = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _SAY_AGAIN_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request as the app gets it."""
-
-    method: bytes
-    target: bytes
-    headers: list[tuple[bytes, bytes]]
-    has_body: bool
-    expects: bool
-    websocket: bool
-    repeatable: bool
-    """May it be sent again where a kept connection turns out to be closed (RFC 9110, section 9.2.2)?"""
-
-
 @dataclass(slots=True)
 class _Way:
     """Where a request is: on which connection, and whether its sender still waits."""
 
-    receive: Receive
     link: Connection | None = None
     left: bool = False
-    follower: asyncio.Task[None] | None = field(default=None)
+    sending: asyncio.Task[None] | None = None
 
     def leave(self) -> None:
         self.left = True
@@ -94,12 +80,13 @@ class Door:
         state = self._state
         if state.holds_main and not state.recovered:
             return await self._closed(scope, send, "recovering")
-        asked = self._asked(scope, target)
-        way = _Way(receive)
+        asked, way = self._asked(scope, target), _Way()
+        connection = scope["state"][CONNECTION]
+        connection.on_leave(way.leave)
         state.door.requests += 1
         state.door.open += 1
         try:
-            head = await self._ask(asked, way)
+            head = await self._ask(asked, way, receive)
             state.upstream_seen = True
             state.clear("upstream-down")
             if head.status_code == 101:
@@ -113,8 +100,9 @@ class Door:
                 await self._broken(scope, send, error)
         finally:
             state.door.open -= 1
-            if way.follower is not None:
-                way.follower.cancel()
+            connection.on_leave(None)
+            if way.sending is not None:
+                way.sending.cancel()
             if way.link is not None:
                 way.link.close()
 
@@ -134,12 +122,13 @@ class Door:
                 websocket=websocket,
             ),
             has_body=framing.has_body,
+            chunked=framing.chunked,
             expects=framing.has_body and b"100-continue" in rules.tokens(given, b"expect"),
             websocket=websocket,
             repeatable=method in _SAFE_AGAIN and not framing.has_body and not websocket,
         )
 
-    async def _ask(self, asked: Asked, way: _Way) -> Any:
+    async def _ask(self, asked: Asked, way: _Way, receive: Receive) -> Any:
         """Send the request and wait for the answer's head. Raises Lost, Unreachable.
 
         A kept connection may be one that the app is closing this moment. What may be sent twice takes that
@@ -148,12 +137,12 @@ class Door:
         kept = self._upstream.kept() if asked.repeatable else None
         if kept is not None:
             try:
-                return await _send_on(kept, asked, way)
+                return await _send_on(kept, asked, way, receive)
             except Lost as lost:
                 if lost.answered or way.left:
                     raise
                 kept.close()
-        return await _send_on(await self._upstream.connect(), asked, way)
+        return await _send_on(await self._upstream.connect(), asked, way, receive)
 
     async def _answer(self, way: _Way, head: Any, send: Send) -> None:
         """Pass the app's answer on. Raises Lost where it breaks off."""
@@ -243,57 +232,33 @@ def origin_form(method: str, target: bytes) -> tuple[bytes, bytes | None]:
     raise ValueError("the request's target is no path: this is no forward proxy")
 
 
-async def _send_on(link: Connection, asked: Asked, way: _Way) -> Any:
+async def _send_on(link: Connection, asked: Asked, way: _Way, receive: Receive) -> Any:
     way.link = link
     if way.left:
         raise Lost("its sender has left", answered=False)
-    link.begin(asked.method, asked.target, asked.headers)
-    if not asked.has_body:
-        link.finish()
-    if way.follower is None:
-        way.follower = asyncio.create_task(_follow(asked, way))
+    link.begin(asked)
+    if asked.has_body:  # then it is sent once only, on this connection
+        way.sending = asyncio.create_task(_send_body(link, asked, receive))
     return await link.head()
 
 
-async def _follow(asked: Asked, way: _Way) -> None:
-    """Send the request's body, if there is one, and notice when its sender leaves."""
-    if asked.has_body:
-        if asked.expects and await _answered_unsent(way):
-            return None  # the body is not even invited: to receive it would be to invite it
-        try:
-            if not await _send_body(way):
-                return way.leave()
-        except Lost:
-            return None  # whoever waits for the answer is told the same
-    while (await way.receive())["type"] != "http.disconnect":
-        pass
-    return way.leave()
-
-
-async def _answered_unsent(way: _Way) -> bool:
-    """Wait for the app's word on whether it wants the body: True where that was its answer."""
-    assert way.link is not None
+async def _send_body(link: Connection, asked: Asked, receive: Receive) -> None:
+    """Send the request's body as it comes, for as long as both sides are there."""
     try:
-        async with asyncio.timeout(CONTINUE_S):
-            await way.link.went_on.wait()
-    except TimeoutError:
-        pass
-    return way.link is None or way.link.answering
-
-
-async def _send_body(way: _Way) -> bool:
-    """False where the sender left before its end. Raises Lost."""
-    link = way.link
-    assert link is not None
-    while True:
-        message = await way.receive()  # the first one lets our server say `100 Continue`
-        if message["type"] == "http.disconnect":
-            return False
-        if message.get("body"):
-            await link.send(message["body"])
-        if not message.get("more_body"):
-            link.finish()
-            return True
+        if asked.expects:
+            # To receive the body is to invite it: not before the app does, or says nothing for a while.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONTINUE_S):
+                    await link.went_on.wait()
+            if link.answering:
+                return None
+        while (message := await receive())["type"] != "http.disconnect":
+            if message.get("body"):
+                await link.send(message["body"])
+            if not message.get("more_body"):
+                return link.finish()
+    except Lost:
+        pass  # whoever waits for the answer is told the same
 
 
 def _dated(send: Send) -> Send:

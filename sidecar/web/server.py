@@ -161,6 +161,7 @@ class _Protocol(H11Protocol):
         super().__init__(config, server_state, {**app_state, CONNECTION: self})
         self.conn: Strict = Strict()
         self._dated = dated
+        self._leave: Callable[[], None] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -172,6 +173,12 @@ class _Protocol(H11Protocol):
     def answering(self) -> bool:
         """Has the present request's answer begun?"""
         return self.cycle.response_started
+
+    def on_leave(self, call: Callable[[], None] | None) -> None:
+        """``call`` when the client goes away; None: no more."""
+        self._leave = call
+        if call is not None:
+            self.flow.resume_reading()  # a client that isn't read from can't be seen to go
 
     def hand_over(self) -> tuple[asyncio.Transport, bytes, Callable[[Exception | None], None]]:
         """Give the connection away: its transport, what came behind the request, and whom to tell of its end."""
@@ -203,6 +210,8 @@ class _Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._leave is not None:
+            self._leave()
         if self._head_timer is not None:
             self._head_timer.cancel()
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import h11
 
 from sidecar.web.guard import HEAD_MAX
+from sidecar.web.headers import tokens, values
 
 CONNECT_S = 5.0
 """A local app accepts within microseconds or refuses; one whose backlog is full gets this long."""
@@ -34,42 +36,74 @@ class Lost(Exception):
         self.answered = answered
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as the app gets it."""
+
+    method: bytes
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    has_body: bool
+    chunked: bool
+    expects: bool
+    websocket: bool
+    repeatable: bool
+    """May it be sent again where a kept connection turns out to be closed (RFC 9110, section 9.2.2)?"""
+
+
 class Connection(asyncio.Protocol):
-    """One connection: one request after another, with at most one reader and one writer at a time."""
+    """One connection: one request after another, with at most one reader and one writer at a time.
+
+    h11 reads what the app says, heads and chunks; a body of known length is counted here, which spares each of
+    its bytes three copies. What is sent was read by h11 on its way in, and is written as it came.
+    """
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until it is made
         self.went_on = asyncio.Event()
         """Set once the app has said `100 Continue`, or anything after it."""
-        self._h11 = h11.Connection(h11.CLIENT, HEAD_MAX)
-        self._head: h11.Response | h11.InformationalResponse | None = None
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._ended = False
-        self._answered = False
+        self.idle_in: set[Connection] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._lost: Lost | None = None
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._paused_reading = False
         self._full = False
-        self._expiry: asyncio.TimerHandle | None = None
-        self.idle_in: set[Connection] | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._start()
+
+    def _start(self) -> None:
+        """As it is before each request."""
+        self._h11 = h11.Connection(h11.CLIENT, HEAD_MAX)
+        self._method = b""
+        self._chunked = self._sent = False
+        self._head: h11.Response | h11.InformationalResponse | None = None
+        self._left: int | None = None  # of a body of known length
+        self._ended = self._answered = self._again = False
 
     # what its user calls
 
-    def begin(self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Send a request's head. Raises Lost."""
+    def begin(self, asked: Asked) -> None:
+        """Send a request's head, and all of it where it has no body. Raises Lost."""
         if self._lost is not None:
             raise self._lost
-        data = self._h11.send(h11.Request(method=method, target=target, headers=list(headers)))
-        self.transport.write(data)
+        self._method, self._chunked, self._sent = asked.method, asked.chunked, not asked.has_body
+        # For h11 the request is over at once: all that it needs to know is what an answer to it looks like.
+        self._h11.send(_hello(asked.method, asked.websocket))
+        self._h11.send(h11.EndOfMessage())
+        lines = [b"%b %b HTTP/1.1" % (asked.method, asked.target)]
+        lines += [b"%b: %b" % header for header in asked.headers]
+        self.transport.write(b"\r\n".join([*lines, b"", b""]))
 
     async def send(self, data: bytes) -> None:
         """Send some of the body, and wait while the app takes no more. Raises Lost."""
         if self._lost is not None:
             raise self._lost
-        for part in self._h11.send_with_data_passthrough(h11.Data(data=data)) or ():
-            self.transport.write(part)
+        if self._chunked:
+            self.transport.writelines([b"%x\r\n" % len(data), data, b"\r\n"])
+        else:
+            self.transport.write(data)
         if self._full:
             self._writer = asyncio.get_running_loop().create_future()
             await self._writer
@@ -77,9 +111,11 @@ class Connection(asyncio.Protocol):
                 raise self._lost
 
     def finish(self) -> None:
-        """The request ends here."""
-        if self._lost is None and (data := self._h11.send(h11.EndOfMessage())):
-            self.transport.write(data)
+        """The request's body ends here."""
+        if self._lost is None:
+            self._sent = True
+            if self._chunked:
+                self.transport.write(b"0\r\n\r\n")
 
     async def head(self) -> h11.Response | h11.InformationalResponse:
         """The response's head, or that of a 101. Raises Lost."""
@@ -94,7 +130,7 @@ class Connection(asyncio.Protocol):
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._size = 0
-        if self._paused_reading and not self._ended:
+        if self._paused_reading:
             self._paused_reading = False
             self.transport.resume_reading()
         return data, not self._ended
@@ -110,15 +146,10 @@ class Connection(asyncio.Protocol):
 
     def renew(self) -> bool:
         """Make ready for the next request; False where the connection can't take one."""
-        done = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
-        if not done or self._lost is not None or self.transport.is_closing() or self._h11.trailing_data[0]:
+        if not (self._ended and self._sent and self._again) or self._lost is not None or self.transport.is_closing():
             return False
-        self._h11.start_next_cycle()
-        self._head, self._ended, self._answered = None, False, False
+        self._start()
         self.went_on.clear()
-        if self._paused_reading:
-            self._paused_reading = False
-            self.transport.resume_reading()
         return True
 
     def rest_in(self, idle: set[Connection]) -> None:
@@ -153,13 +184,19 @@ class Connection(asyncio.Protocol):
             self.close()  # an answer that nobody asked for, a 408 perhaps: it must not become the next one's
             return
         self._answered = True
-        self._take(data)
+        if self._left is None:
+            self._parse(data)
+        else:
+            self._count(data)
         if self._size > _HIGH and not self._paused_reading and not self._ended:
             self._paused_reading = True
             self.transport.pause_reading()
+        self._settle("_reader")
 
     def eof_received(self) -> None:
-        self._take(b"")
+        if self._left is None:
+            self._parse(b"")  # an HTTP/1.0 body may end so
+            self._settle("_reader")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.wake()
@@ -172,34 +209,59 @@ class Connection(asyncio.Protocol):
         self._full = False
         self._settle("_writer")
 
-    def _take(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         try:
             self._h11.receive_data(data)
             while (event := self._h11.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
-                if type(event) is h11.ConnectionClosed:
-                    break
-                self._note(event)
-                if type(event) is h11.InformationalResponse and event.status_code == 101:
-                    break
+                if type(event) is h11.ConnectionClosed or self._note(event):
+                    return
         except h11.RemoteProtocolError as error:
             self._fail(f"its answer is no HTTP: {error}" if data else "it closed the connection")
             self.transport.abort()
-        if self._head is not None or self._chunks or self._ended:
-            self._settle("_reader")
 
-    def _note(self, event: Any) -> None:
+    def _note(self, event: Any) -> bool:
+        """True where what follows is not h11's business."""
         kind = type(event)
         if kind is h11.Data:
-            chunk = bytes(event.data)
-            self._chunks.append(chunk)
-            self._size += len(chunk)
+            self._keep(bytes(event.data))
         elif kind is h11.EndOfMessage:
             self._ended = True  # with its trailers, which nobody behind a proxy can rely on
+            self._again = self._again and not self._h11.trailing_data[0]
         elif kind is h11.Response or event.status_code == 101:
             self._head = event
             self.went_on.set()
+            if kind is h11.InformationalResponse:
+                return True
+            headers = list(event.headers)
+            lengths = values(headers, b"content-length")
+            chunked = bool(values(headers, b"transfer-encoding"))
+            empty = self._method == b"HEAD" or event.status_code in (204, 304)
+            self._again = (
+                event.http_version >= b"1.1"
+                and b"close" not in tokens(headers, b"connection")
+                and (empty or chunked or bool(lengths))
+            )
+            if lengths and not chunked and not empty:
+                self._left = int(lengths[0])
+                self._count(self._h11.trailing_data[0])
+                return True
         elif event.status_code == 100:
             self.went_on.set()
+        return False
+
+    def _count(self, data: bytes) -> None:
+        assert self._left is not None
+        if len(data) > self._left:
+            self._again = False  # more than was announced: nobody's, and no next answer's
+            data = data[: self._left]
+        self._left -= len(data)
+        self._keep(data)
+        self._ended = self._left == 0
+
+    def _keep(self, data: bytes) -> None:
+        if data:
+            self._chunks.append(data)
+            self._size += len(data)
 
     async def _more(self) -> None:
         if self._lost is not None:
@@ -218,6 +280,13 @@ class Connection(asyncio.Protocol):
         waiter: asyncio.Future[None] | None = getattr(self, name)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+
+@lru_cache(64)
+def _hello(method: bytes, websocket: bool) -> h11.Request:
+    """A request like those that are sent, as far as its answer goes."""
+    switch = [(b"connection", b"upgrade"), (b"upgrade", b"websocket")] if websocket else []
+    return h11.Request(method=method, target=b"/", headers=[(b"host", b"-"), *switch])
 
 
 class Upstream:

@@ -74,6 +74,10 @@ async def hang(request: Request) -> Response:
     return Response()
 
 
+async def small(request: Request) -> Response:
+    return Response(MB[:1024])
+
+
 async def seen(request: Request) -> Response:
     return JSONResponse(cancelled)
 
@@ -120,6 +124,7 @@ app: Any = Starlette(
         Route("/upload", upload, methods=["POST", "PUT"]),
         Route("/download", download),
         Route("/events", events),
+        Route("/k", small),
         Route("/hang", hang, methods=["GET", "POST"]),
         Route("/seen", seen),
         Route("/file", itself),
