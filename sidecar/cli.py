@@ -127,6 +127,18 @@ def _destroys(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _fleet(parser: argparse.ArgumentParser) -> None:
+    actions = ("ping", "status", "watch", "n8n", "doctor")
+    parser.add_argument("action", choices=actions, metavar="|".join(actions), help="what to do; see docs/fleet.md")
+    parser.add_argument("-f", "--file", metavar="F", default="fleet.yaml", help="the list of Spaces (fleet.yaml)")
+    parser.add_argument("--timeout", metavar="T", default="30s", help="for one request (30s)")
+    parser.add_argument(
+        "--tries", metavar="N", type=_positive, default=3, help="requests to a Space that is silent (3)"
+    )
+    parser.add_argument("--at-once", metavar="N", type=_positive, default=16, help="Spaces asked at a time (16)")
+    _json(parser)
+
+
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hub", action="store_true", help="keep it in a local Hub instead (needs the source tree)")
 
@@ -230,6 +242,18 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             _prune,
             "The newest snapshot and those before a mass deletion stay in any case. On the Hub the history is squashed:"
             " it can't be undone.",
+        ),
+    ),
+    "Watch over many Spaces (from a machine elsewhere)": (
+        Command(
+            "fleet",
+            "ping|status|watch|n8n",
+            "all Spaces of fleet.yaml at once; `doctor` asks who was pinged",
+            "fleet:fleet",
+            _fleet,
+            "`ping` calls each /health, which keeps it awake, and exits with 1 unless all pass. `status` is a table."
+            " `watch` pings on schedule and tells of changes. `n8n` prints a workflow that n8n imports. `doctor` asks"
+            " the Spaces whether they were really pinged lately.",
         ),
     ),
     "Set it up": (

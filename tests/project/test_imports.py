@@ -59,6 +59,7 @@ THIRD_PARTY = {
     "starlette": "starlette",
     "uvicorn": "uvicorn",
     "watchdog": "watchdog",
+    "yaml": "PyYAML",
     "zstandard": "zstandard",
     # These come with what is named: the client's own errors and transport, and starlette's event loop layer.
     "hf_xet": "huggingface_hub",

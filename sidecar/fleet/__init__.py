@@ -1,0 +1,1 @@
+"""The scheduler's side: pinging many Spaces from one place."""
