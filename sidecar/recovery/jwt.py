@@ -29,7 +29,7 @@ _SHAPE = re.compile(r"(?<![\w.-])([\w-]{4,})\.([\w-]*)\.([\w-]*)(\.[\w-]*\.[\w-]
 class Token:
     """``name`` is the key that it stood at, if any; times in seconds since the epoch, None where it has none.
 
-    ``sealed`` is an encrypted one (JWE), of which nothing can be read.
+    ``sealed`` is one whose expiry can't be read: it is encrypted (JWE), or holds something else in its place.
     """
 
     name: str
@@ -73,7 +73,9 @@ def _in(text: str, name: str) -> Iterator[Token]:
             continue
         claims = _object(match[2])
         if claims is not None:
-            yield Token(name, _time(claims.get("exp")), _time(claims.get("iat")))
+            expires = _time(claims.get("exp"))
+            unread = expires is None and claims.get("exp") is not None
+            yield Token(name, expires, _time(claims.get("iat")), sealed=unread)
 
 
 def _object(part: str) -> dict[str, Any] | None:
@@ -85,12 +87,14 @@ def _object(part: str) -> dict[str, Any] | None:
 
 
 def _time(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A NumericDate, which some issuers put into quotes; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
+        at = float(value)
+    except (ValueError, OverflowError):
         return None
+    return at if math.isfinite(at) else None
 
 
 def judge(tokens: Sequence[Token], now: float, written: float) -> Verdict:
@@ -101,7 +105,8 @@ def judge(tokens: Sequence[Token], now: float, written: float) -> Verdict:
     """
     readable = [token for token in tokens if not token.sealed]
     if not readable:
-        return Verdict("warn", "can't be judged: it is encrypted") if tokens else Verdict("fail", "holds no JWT")
+        unread = Verdict("warn", "can't be judged: its expiry can't be read")
+        return unread if tokens else Verdict("fail", "holds no JWT")
     lasting = [token for token in readable if token.expires is None]
     if lasting:
         return Verdict("pass", f"{lasting[0].shown}never expires ({UNCHECKED})")

@@ -192,8 +192,8 @@ def test_beside_a_running_main_all_are_made_at_once(tmp_path: Path) -> None:
 
 
 def test_they_are_made_again_and_what_changes_is_said(tmp_path: Path, heard: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(checks, "EVERY_S", 0.3)
-    monkeypatch.setattr(checks, "SOONER_S", 0.3)
+    monkeypatch.setattr(checks, "EVERY_S", 0.2)
+    monkeypatch.setattr(checks, "SOONER_S", 0.2)
     (tmp_path / "data/a.json").write_text("{}")
     life = Life(tmp_path, f"json: {tmp_path}/data/a.json")
     life.verify()
@@ -208,10 +208,10 @@ def test_they_are_made_again_and_what_changes_is_said(tmp_path: Path, heard: Any
             while life.state.checks[0]["result"] != result and time.monotonic() < until:
                 await asyncio.sleep(0.02)
             assert life.state.checks[0]["result"] == result
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.6)
         life.state.phase = "stopping"
         (tmp_path / "data/a.json").unlink()
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.6)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

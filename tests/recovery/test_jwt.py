@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import pytest
@@ -65,7 +66,7 @@ def test_what_is_none(text: str) -> None:
         ([Token("", None)], "pass", "never expires"),
         ([Token("access", NOW - HOUR), Token("refresh", NOW + 30 * DAY)], "pass", "'refresh' expires in 30 days"),
         ([Token("access", NOW - HOUR), Token("refresh", NOW - DAY)], "fail", "'access' expired 1 hour ago"),
-        ([Token("x", None, sealed=True)], "warn", "can't be judged: it is encrypted"),
+        ([Token("x", None, sealed=True)], "warn", "can't be judged: its expiry can't be read"),
     ],
 )
 def test_verdicts(tokens: list[Token], result: str, says: str) -> None:
@@ -83,9 +84,15 @@ def test_an_encrypted_one_is_known_by_its_five_parts() -> None:
     assert find(f"{head}.AAAA.BBBB.CCCC.DDDD") == [Token("", None, sealed=True)]
 
 
-@pytest.mark.parametrize("exp", ["1800000000", True, None, [], 10**400])
-def test_an_expiry_that_is_no_time_is_none(exp: object) -> None:
-    assert find(jwt({"exp": exp})) == [Token("", None)]
+def test_an_expiry_in_quotes_is_one() -> None:
+    assert find(jwt({"exp": "1800000000"})) == [Token("", NOW)]
+    assert find(jwt({"exp": None})) == find(jwt({})) == [Token("", None)]
+
+
+@pytest.mark.parametrize("exp", ["tomorrow", True, [], 10**400, math.nan])
+def test_an_expiry_that_is_no_time_is_not_taken_for_none(exp: object) -> None:
+    assert find(jwt({"exp": exp})) == [Token("", None, sealed=True)]
+    assert judge(find(jwt({"exp": exp})), NOW, NOW).result == "warn"
 
 
 @settings(max_examples=40)

@@ -69,10 +69,10 @@ def test_one_that_ends_is_told_of(hub: LocalHub, tmp_path: Path) -> None:
 
 
 def test_a_hub_that_is_away_says_nothing_about_a_token(hub: LocalHub, tmp_path: Path) -> None:
-    for fields in ({"action": "status", "status": 503}, {"action": "status", "status": 429}, {"action": "hang"}):
+    for fields in ({"action": "status", "status": 503}, {"action": "hang"}):
         rule = hub.fault(endpoint="whoami", times=None, **fields)
         began = time.monotonic()
-        verdict = checked(hub, tmp_path, DEFAULT_TOKEN, limit_s=2)
+        verdict = checked(hub, tmp_path, DEFAULT_TOKEN, limit_s=1)
         hub.clear_faults(rule)
         assert (verdict.result, "can't be judged" in verdict.reason) == ("warn", True), (fields, verdict)
         assert time.monotonic() - began < 5
