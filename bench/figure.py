@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """``value`` is to be at most ``goal``, both in ``unit``; ``how`` says what was done how often."""
+    """``value`` is to be at most ``goal`` (inf: said only), both in ``unit``; ``how`` says what was done how often."""
 
     name: str
     value: float
@@ -23,7 +24,8 @@ class Figure:
 
     def line(self) -> str:
         verdict = "ok  " if self.good else "MISS"
-        return f"{verdict} {self.name:<52} {self.value:8.3f} {self.unit:<4} (goal {self.goal:g}; {self.how})"
+        goal = f"goal {self.goal:g}" if math.isfinite(self.goal) else "no goal"
+        return f"{verdict} {self.name:<52} {self.value:8.3f} {self.unit:<4} ({goal}; {self.how})"
 
 
 def percentile(values: Sequence[float], share: float) -> float:
