@@ -36,7 +36,7 @@ def syncs(tree: Path, work: Path, edit: Edit) -> dict[str, Spent | None]:
     """
     found: dict[str, Spent | None] = {"rclone": None, "restic": None}
     if shutil.which("rclone"):
-        quiet = {"RCLONE_CONFIG": str(work / "rclone.conf")}
+        quiet = {"RCLONE_CONFIG": ""}
         found["rclone"] = _program(["rclone", "sync", str(tree), str(work / "rclone")], quiet, edit)
     if shutil.which("restic"):
         where = {

@@ -113,7 +113,7 @@ class Surveyor:
         """
         hints, staging = how.hints, Staging(self.index, folder, how.paced)
         seen = self._see(how, hints)
-        staging.add(seen.changed)
+        staging.add(seen.handed_over())
         calm = False
         for left in reversed(range(LOOKS)):
             if how.still or not (seen.survey.gone or any(map(self._news, staging.staged.values()))):
@@ -125,7 +125,7 @@ class Surveyor:
             if not left:
                 staging.flag(again.changed, other, () if steady else again.folders)
                 break  # and all else stays as the look before saw it
-            calm = not staging.add(again.changed) and not other
+            calm = not staging.add(again.handed_over()) and not other
             seen = again
             # Between two looks something may have come and gone. While nothing is copied nothing can name it.
             if calm and steady:
@@ -370,6 +370,11 @@ class _Seen:
     names: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     folders: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def handed_over(self) -> list[Found]:
+        """What has changed, which is kept no longer: of a first look at many files it is what takes most memory."""
+        changed, self.changed = self.changed, []
+        return changed
 
     def note(self, scan: Scan) -> None:
         """Keep what was found, before it is judged."""
