@@ -19,6 +19,7 @@ from sidecar.recovery.record import Record
 from sidecar.recovery.restore import Restored, download, restore
 from sidecar.recovery.shipped import note_image
 from sidecar.recovery.terms import Plan, Recovered
+from sidecar.recovery.tree import forget_digests
 from sidecar.recovery.trouble import Damaged
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import SnapshotId
@@ -151,6 +152,7 @@ class Start:
                     )
                 brought = await asyncio.to_thread(self.index.shipped)
                 await asyncio.to_thread(self.index.forget, brought)
+                forget_digests()
                 row["detail"] = "cold start"
                 return found
             at = found.head if origin.source == origin.head else origin.source

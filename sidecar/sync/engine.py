@@ -23,7 +23,7 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import LEASE, SnapshotId, root_of, snapshot_in
 from sidecar.state import State
 from sidecar.stores.base import Denied, Refused, Revision, Source, Store, StoreError, Unavailable
-from sidecar.sync import history, pace
+from sidecar.sync import heap, history, pace
 from sidecar.sync.bulletin import Bulletin, Result
 from sidecar.sync.line import Base, Line
 from sidecar.sync.mend import carried, strays
@@ -176,6 +176,7 @@ class Engine:
         starting = asyncio.ensure_future(asyncio.to_thread(self._watcher.start))
         try:
             await asyncio.shield(starting)
+            await asyncio.to_thread(heap.give_back)  # what the restore needed
             self.state.sync.watcher = self._watcher.kind
             self.everything()
             next_rescan, next_check = self._rescan_after(), time.monotonic() + CHECK_S
@@ -337,6 +338,8 @@ class Engine:
             self.bulletin.good(self._waiting(), self._first or time.monotonic())
         else:
             self._bad(result, dirty, first)
+        if result.changed >= heap.MANY and why != "final":
+            await asyncio.to_thread(heap.give_back)
         return result
 
     async def _attempt(self, why: Why, look: Look, folder: Path, until: float, first: float) -> Result:
