@@ -187,4 +187,4 @@ def measure(folder: Path) -> Iterator[Figure]:
             yield Figure(f"  put into the store, {layout}", found.put / 1e6, 1, "MB", "the largest of them")
             how = f"as an agent takes it; its CPU {found.first:.1f} s"
             yield Figure(f"  first snapshot, {layout}: most memory", found.peak, 400, "MB", how)
-            yield Figure(f"  first snapshot, {layout}: PSS afterwards", found.left, 80, "MB", "3 s after it")
+            yield Figure(f"  first snapshot, {layout}: PSS afterwards", found.left, 100, "MB", "3 s after it")
