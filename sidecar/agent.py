@@ -253,6 +253,7 @@ def main(argv: Sequence[str]) -> int:
     code = EX_FAILED
     try:
         here = session.open_session(os.environ, life.instance or os.urandom(8).hex(), life.locks)
+        session.keep_scratch(here.plan.state_dir)
     except SidecarError as error:
         log.error(error.message)
         link.say("fail", error.exit_code)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,20 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
         resumes=bool(settings.resume),
     )
     return Session(settings, store, index, locks, state, plan, Record(instance))
+
+
+def keep_scratch(state_dir: Path) -> None:
+    """Let this process's temporary files lie in the state dir, and remove those of agents that were killed.
+
+    In the temp dir nobody would: each SIGKILL in a bad moment would leave one more there. Raises SidecarError.
+    """
+    scratch = state_dir / "tmp"
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise machine.start_failed(error, state_dir) from error
+    tempfile.tempdir = str(scratch)
 
 
 def _refuse_what_is_missing(settings: Settings) -> None:

@@ -15,6 +15,7 @@ from sidecar import log
 from sidecar.errors import EX_REFUSED, RestoreFailed
 from sidecar.recovery import lease as leases
 from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait, Waiting
+from sidecar.snapshot import machine
 from sidecar.snapshot.manifest import ASKS
 from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, Unavailable
 
@@ -66,12 +67,14 @@ async def read_lease(store: Store, revision: Revision | None) -> Lease | None:
     """The lease at ``revision``. Raises ManifestError where it is there and can't be read."""
     if revision is None:
         return None
-    with TemporaryDirectory(prefix="sidecar-") as folder:
-        try:
+    try:
+        with TemporaryDirectory(prefix="sidecar-") as folder:
             await store.fetch(revision, [leases.PATH], Path(folder))
-        except NotFound:
-            return None
-        return leases.decode(await asyncio.to_thread((Path(folder) / leases.PATH).read_bytes))
+            return leases.decode(await asyncio.to_thread((Path(folder) / leases.PATH).read_bytes))
+    except NotFound:
+        return None
+    except OSError as error:
+        raise Unavailable(f"the lease of {store.url} could not be read here: {machine.why(error)}") from error
 
 
 async def claim(

@@ -18,6 +18,7 @@ from typing import TypeVar
 import orjson
 
 from sidecar import log
+from sidecar.snapshot import machine
 from sidecar.snapshot.manifest import HANDS, LEASE, SnapshotId, snapshot_in
 from sidecar.snapshot.manifest import PATH as MANIFEST
 from sidecar.stores.base import (
@@ -351,11 +352,13 @@ async def read_small(store: Store, revision: Revision | None, path: str, limit: 
     """The bytes of one small file at ``revision``, or None where it isn't there."""
     if revision is None:
         return None
-    with TemporaryDirectory(prefix="sidecar-") as folder:
-        try:
+    try:
+        with TemporaryDirectory(prefix="sidecar-") as folder:
             await asyncio.wait_for(store.fetch(revision, [path], Path(folder)), limit)
-        except NotFound:
-            return None
-        except TimeoutError:
-            raise Unavailable(f"{store.url} gave no answer in time") from None
-        return await asyncio.to_thread((Path(folder) / path).read_bytes)
+            return await asyncio.to_thread((Path(folder) / path).read_bytes)
+    except NotFound:
+        return None
+    except TimeoutError:
+        raise Unavailable(f"{store.url} gave no answer in time") from None
+    except OSError as error:
+        raise Unavailable(f"{path} of {store.url} could not be read here: {machine.why(error)}") from error

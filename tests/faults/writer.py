@@ -1,0 +1,106 @@
+"""The app of the crash campaign: checks what was acknowledged to earlier lives, then writes and has it acknowledged.
+
+usage: writer.py DISK HOME STATE [check]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+FILES = 40
+JOURNAL = "restore-journal.jsonl"
+STAGING = ".sidecar-tmp-"
+
+
+class _Unix(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=30)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(30)
+        self.sock.connect(self.path)
+
+
+def main() -> None:
+    disk, home, state = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    (disk / "data").mkdir(exist_ok=True)
+    newest = acknowledged(home)
+    with open(home / "wrong", "a") as out:
+        for line in wrong(disk, state, newest):
+            out.write(f"{time.time():.1f} {line}\n")
+    with open(home / "begun", "a") as out:
+        out.write(".")
+    if sys.argv[4:] != ["check"]:
+        write(disk, home, state, len(newest))
+
+
+def acknowledged(home: Path) -> Mapping[str, int]:
+    """The newest version of each file that a checkpoint has confirmed."""
+    ledger = home / "ledger"
+    lines = ledger.read_text().splitlines() if ledger.exists() else []
+    return {entry["name"]: entry["version"] for entry in map(json.loads, lines)}
+
+
+def wrong(disk: Path, state: Path, newest: Mapping[str, int]) -> Iterator[str]:
+    """What a main that starts must never find: each finding in a line."""
+    for name, version in newest.items():
+        # It may be newer than what was acknowledged, never older; each file says itself whether it is whole.
+        found = version_of(disk / "data" / name)
+        if found < version:
+            yield f"{name}: version {found} instead of {version} (-1 torn, -2 missing)"
+    for name in {path.name for path in (disk / "data").iterdir()} - newest.keys():
+        if not name.startswith(STAGING) and version_of(disk / "data" / name) == -1:
+            yield f"{name}: torn"
+    if (state / JOURNAL).exists():
+        yield "main was started on a restore that is half in place"
+
+
+def write(disk: Path, home: Path, state: Path, number: int) -> None:
+    while True:
+        name = f"f{number % FILES}"
+        version = time.time_ns()
+        body = version.to_bytes(8, "big") + os.urandom(200 + number % 5000)
+        scratch = disk / f".{name}"
+        scratch.write_bytes(hashlib.sha256(body).digest() + body)
+        os.rename(scratch, disk / "data" / name)
+        number += 1
+        if checkpoint(state):
+            with open(home / "ledger", "a") as out:
+                out.write(json.dumps({"name": name, "version": version}) + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+        time.sleep(0.05)
+
+
+def checkpoint(state: Path) -> bool:
+    try:
+        connection = _Unix(f"{state}/agent.sock")
+        connection.request("POST", "/checkpoint")
+        good = connection.getresponse().status == 200
+        connection.close()
+        return good
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def version_of(path: Path) -> int:
+    """The version that a file says it is; -1 where its checksum doesn't hold, -2 where there is none."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return -2
+    return int.from_bytes(data[32:40], "big") if hashlib.sha256(data[32:]).digest() == data[:32] else -1
+
+
+if __name__ == "__main__":
+    main()
