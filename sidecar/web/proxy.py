@@ -94,7 +94,7 @@ class Door:
             elif not 200 <= head.status_code < 600:
                 raise Lost(f"its status is {head.status_code}", answered=True)
             else:
-                await self._answer(way, head, send)
+                await self._answer(connection, way, head, send)
         except (Lost, Unreachable) as error:
             if not way.left:
                 await self._broken(scope, send, error)
@@ -144,20 +144,28 @@ class Door:
                 kept.close()
         return await _send_on(await self._upstream.connect(), asked, way, receive)
 
-    async def _answer(self, way: _Way, head: Any, send: Send) -> None:
+    async def _answer(self, connection: Any, way: _Way, head: Any, send: Send) -> None:
         """Pass the app's answer on. Raises Lost where it breaks off."""
         link = way.link
         assert link is not None
         headers = rules.to_client(list(head.headers))
-        await send({"type": "http.response.start", "status": head.status_code, "headers": headers})
         more = True
-        while more:
+
+        async def pass_on() -> bool:
             data, more = await link.read()
             if not more:
                 # Before the last bytes are sent: a slow visitor doesn't keep the app's connection.
                 way.link = None
                 self._upstream.release(link)
             await send({"type": "http.response.body", "body": data, "more_body": more})
+            return more
+
+        with connection.together():
+            await send({"type": "http.response.start", "status": head.status_code, "headers": headers})
+            if link.ready:
+                more = await pass_on()
+        while more:
+            more = await pass_on()
 
     async def _switch(self, scope: Scope, way: _Way, head: Any) -> None:
         """Both sides have agreed on a WebSocket: from here on bytes are only carried."""

@@ -140,6 +140,11 @@ class Connection(asyncio.Protocol):
         """Has the response's head come?"""
         return self._head is not None
 
+    @property
+    def ready(self) -> bool:
+        """Would `read` return at once?"""
+        return bool(self._chunks) or self._ended
+
     def rest(self) -> bytes:
         """What came behind a 101: the new protocol's first bytes."""
         return self._h11.trailing_data[0]

@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -63,6 +64,17 @@ async def events(request: Request) -> Response:
         except asyncio.CancelledError:
             cancelled.append("events")
             raise
+
+    return StreamingResponse(body(), media_type="text/event-stream")
+
+
+async def clock(request: Request) -> Response:
+    """Events that say when they were made."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(int(request.query_params["n"])):
+            yield b"data: %f\n\n" % time.monotonic()
+            await asyncio.sleep(0.005)
 
     return StreamingResponse(body(), media_type="text/event-stream")
 
@@ -124,6 +136,7 @@ app: Any = Starlette(
         Route("/upload", upload, methods=["POST", "PUT"]),
         Route("/download", download),
         Route("/events", events),
+        Route("/clock", clock),
         Route("/k", small),
         Route("/hang", hang, methods=["GET", "POST"]),
         Route("/seen", seen),
