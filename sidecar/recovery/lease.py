@@ -30,6 +30,7 @@ __all__ = [
     "decide",
     "decode",
     "encode",
+    "goes_on",
     "judge",
     "lets_go",
     "reclaims",
@@ -247,6 +248,19 @@ def reclaims(
     if found.instance == me.instance:
         return found.state == "held"  # our own claim, whose answer never came
     return found.state == "released"
+
+
+def goes_on(found: Lease | None, stands: SnapshotId | None, writer: str, me: Me, *, unmoved: bool) -> bool:
+    """Whether an agent that comes after another one, beside a main that runs, may go on with the main line.
+
+    ``stands`` is the snapshot at the head, and ``writer`` the instance that made it; ``unmoved``: it is what this
+    disk is known to hold. A lease that was deleted, or put back, by hand says nothing of who has written since.
+    """
+    if found is not None and found.instance == me.instance:
+        return stands is None or stands.epoch <= found.epoch
+    if found is None:
+        return stands is None or unmoved or writer == me.instance
+    return found.state == "released" and unmoved
 
 
 @dataclass(slots=True)

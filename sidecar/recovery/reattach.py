@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sidecar.errors import ManifestError
 from sidecar.recovery.claim import Claimed, claim, read_lease
-from sidecar.recovery.lease import Waiting
+from sidecar.recovery.lease import Waiting, goes_on
 from sidecar.recovery.restore import read_manifest
 from sidecar.recovery.terms import Plan, Recovered
 from sidecar.snapshot.index import Index
@@ -84,11 +84,11 @@ async def reattach(store: Store, index: Index, plan: Plan) -> Reattached:
         manifest = None  # the damaged head that the choice was made for
     found = await read_lease(store, head)
     intact = manifest is None or await settle(index, plan.store_id, manifest, head)
-    if found is not None and found.instance != plan.me.instance:
-        # A life that has had no lease yet may take one, as long as the head is what it started from.
-        unmoved = chosen[2] == head if chosen is not None else manifest is not None and intact
-        if found.state != "released" or not unmoved:
-            return Reattached(None, manifest, head, False, sent)
+    # A life that has had no lease yet may take one, as long as the head is what it started from.
+    unmoved = chosen[2] == head if chosen is not None else manifest is not None and intact
+    stands, writer = (manifest.snapshot, manifest.instance) if manifest is not None else (None, "")
+    if not goes_on(found, stands, writer, plan.me, unmoved=unmoved):
+        return Reattached(None, manifest, head, False, sent)
     if chosen is not None and await asyncio.to_thread(choice, index, plan.me.instance) is not None:
         manifest, intact = await read_manifest(store, chosen[1], plan.state_dir), True
     else:

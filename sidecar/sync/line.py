@@ -309,7 +309,9 @@ class Line:
         if there is None and self.head is not None and len(history) < SINCE:
             self.ours = head  # a squash: its bytes are checked wherever they are taken from
             same = await self._same(head, since, limit)
-        footing = weigh(verdict, [commit.title for commit in since], same=same)
+        epoch = self.tenure.epoch if self.tenure is not None else 0
+        titles = [commit.title for commit in since]
+        footing = weigh(verdict, epoch, titles, gone=there is None and self.head is not None, same=same)
         if footing == "fenced":
             raise Fenced
         self.requested, self.lost, self.head = verdict == "requested", verdict == "lost", head

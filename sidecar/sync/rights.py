@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from sidecar.snapshot.manifest import ASKS, HANDS
+from sidecar.snapshot.manifest import ASKS, HANDS, SnapshotId, snapshot_in
 
 Verdict = Literal["mine", "requested", "withdrawn", "fenced", "lost"]
 
@@ -34,6 +34,12 @@ class Tenure(Protocol):
     def judge(self, raw: bytes | None) -> Verdict: ...
 
 
+def _others(title: str, epoch: int, squashed: bool) -> bool:
+    """Whether a snapshot so titled is another holder's. What is ``squashed`` away is: only a holder squashes."""
+    number = snapshot_in(title)
+    return number is not None and (squashed or SnapshotId.parse(number).epoch > epoch)
+
+
 class Fenced(Exception):
     """Somebody else holds the lease now: this instance writes no more to the main line."""
 
@@ -51,16 +57,17 @@ def about_the_lease(title: str) -> bool:
     return title.startswith(ASKS) or title == HANDS
 
 
-def weigh(verdict: Verdict, since: Sequence[str], *, same: bool) -> Footing:
-    """What a head is to us whose lease says ``verdict``, after commits with the titles ``since`` our last one.
+def weigh(verdict: Verdict, epoch: int, since: Sequence[str], *, gone: bool, same: bool) -> Footing:
+    """What a head is whose lease says ``verdict`` to us of ``epoch``, after commits ``since`` (titles) our last one.
 
-    ``same``: our own is gone from the history, and what a squash left there is our snapshot.
+    ``gone``: our own is not in the history any more; ``same``: what a squash left there is our snapshot.
     """
     if verdict == "fenced":
         return "fenced"
+    if verdict == "lost" and any(CLAIMS.match(title) or _others(title, epoch, gone and not same) for title in since):
+        return "fenced"  # it was lost after somebody had taken it
     if verdict == "lost":
-        # Was it lost after somebody had taken it?
-        return "fenced" if any(CLAIMS.match(title) for title in since) else "edited"
+        return "edited"
     if same or (since and all(map(about_the_lease, since))):
         return "ours"
     return "edited"
