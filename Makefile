@@ -2,6 +2,7 @@
 
 VENV := .venv
 LOWEST := .venv-lowest
+REAL := .venv-real
 PY := $(VENV)/bin/python
 SCALE ?= 1
 # Tests side by side; two fit the smallest machine. A module stays in one process: its fixtures cost the most.
@@ -10,7 +11,7 @@ SPREAD := -n $(JOBS) --dist loadfile
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-lowest check format test-real bench soak lock clean
+.PHONY: help setup demo test test-lowest check format test-real screenshots bench soak lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r t d; do printf '%-18s %s\n' "$$t" "$$d"; done
@@ -37,8 +38,13 @@ format: setup ## let ruff rewrite what `make check` would complain about
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-test-real: setup ## tests against the real Hub; needs HF_TOKEN with write access
-	$(PY) -m pytest -m real $(ARGS)
+test-real: ## tests against real peers, which it installs: Chromium, Node, PostgreSQL, promtool, Gradio, Streamlit
+	@scripts/real $(REAL)
+	$(REAL)/bin/python -m pytest -m real tests/real $(ARGS)
+
+screenshots: ## the pictures in docs/, of the real pages in a real Chromium
+	@scripts/real $(REAL)
+	$(REAL)/bin/python -m tests.real.screenshots docs/pictures
 
 bench: setup ## each claim about speed or size, measured on this machine
 	$(PY) -m bench $(ARGS)
@@ -50,5 +56,5 @@ lock: setup ## resolve the newest allowed versions into requirements/*.lock
 	@scripts/lock $(ARGS)
 
 clean: ## remove the environment, caches and build results
-	rm -rf $(VENV) $(LOWEST) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(REAL) tests/real/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -90,7 +90,14 @@ class Agent:
             self.state.upstream_seen = False
             self._door = front(own, ALWAYS, self.state, settings.upstream)
         app, door = self._door or own, self._door is not None
-        web = Web(app, host=settings.host, port=settings.port, socket_path=socket_path, door=door)
+        web = Web(
+            app,
+            host=settings.host,
+            port=settings.port,
+            socket_path=socket_path,
+            door=door,
+            turned_away=self.state.measures.turned,
+        )
         await web.start()
         for code, sentence in web.problems.items():
             self.state.note(code, sentence)

@@ -67,7 +67,6 @@ class Measures:
     sent_bytes: int = 0  # of snapshots that became durable
     failures: dict[str, int] = field(default_factory=dict)  # failed syncs by the engine's own codes
     requests: dict[tuple[str, str], int] = field(default_factory=dict)  # answers of the front door: method, 2xx
-    proxy_seconds: float = 0.0
     wrong_tokens: int = 0
     turned_away: int = 0  # connections closed for a newer one
 
@@ -96,6 +95,10 @@ class Measures:
         """The front door answered ``status``; a method that nobody has heard of is only one more."""
         known = method if method in _METHODS else _OTHER
         count(self.requests, (known, f"{status // 100}xx"), (_OTHER, _OTHER))
+
+    def turned(self) -> None:
+        """An idle connection was closed for a newer one."""
+        self.turned_away += 1
 
     def sample(self, at: float, lag_s: float, commits: int, paced: int) -> None:
         """Close a minute. ``lag_s`` is how long the oldest change waits now."""

@@ -26,6 +26,7 @@ from sidecar.errors import SidecarError, TryLater
 from sidecar.state import State
 from sidecar.units import parse_duration
 from sidecar.web import access
+from sidecar.web.guesses import Guesses, guesser
 from sidecar.web.health import health, readiness, rfc3339
 from sidecar.web.status import status
 
@@ -112,6 +113,7 @@ class _Own:
         self._api_token = api_token
         self._upstream = upstream
         self._in_flight: set[asyncio.Task[Answer]] = set()
+        self._guesses = Guesses()
         self.paths: tuple[str, ...] = ()
 
     async def health(self, request: Request) -> Response:
@@ -142,6 +144,9 @@ class _Own:
 
     async def status(self, request: Request) -> Response:
         who = access.caller(request.scope)
+        guessed = self._guessed(who)
+        if guessed is not None:
+            return guessed
         owner = access.sees_names(who, self._api_token)
         body = status(self._state, time.monotonic(), names=owner)
         vary = {"vary": "Accept, Authorization"}
@@ -216,6 +221,9 @@ class _Own:
 
     def _refused(self, request: Request) -> Response | None:
         who = access.caller(request.scope)
+        guessed = self._guessed(who)
+        if guessed is not None:
+            return guessed
         refusal = access.refusal(who, self._api_token, self._upstream)
         if refusal is not None:
             ask = {"www-authenticate": 'Bearer realm="sidecar"'} if refusal.status == 401 else {}
@@ -227,6 +235,20 @@ class _Own:
         if len(self._in_flight) >= _IN_FLIGHT_MAX:
             busy = f"{_IN_FLIGHT_MAX} requests like this one are under way; try again in a second"
             return _error(429, "busy", busy, headers={"retry-after": "1"})
+        return None
+
+    def _guessed(self, who: access.Caller) -> Response | None:
+        """429 for a caller that has sent too many wrong tokens, before this one is looked at."""
+        if who.listener == access.UNIX or not who.values(b"authorization"):
+            return None
+        name, now = guesser(who), time.monotonic()
+        wait = self._guesses.wait_s(name, now)
+        if wait > 0:
+            said = "too many wrong tokens; inside the container `sidecar status` and `sidecar checkpoint` need none"
+            return _error(429, "wrong-tokens", said, headers={"retry-after": str(math.ceil(wait))})
+        if access.is_guess(who, self._api_token):
+            self._state.measures.wrong_tokens += 1
+            self._guesses.wrong(name, now)
         return None
 
     def _for_owners(self, request: Request) -> Response | None:

@@ -28,11 +28,12 @@ from uvicorn.server import ServerState
 from sidecar import log
 from sidecar.web import unix
 from sidecar.web.access import CONNECTION, LISTENER, TCP, UNIX
+from sidecar.web.crowd import Crowd, places
 from sidecar.web.guard import HEAD_MAX, Strict
 
 _BACKLOG = 128
 _CONNECTIONS = 256
-"""At most so many connections on each listener; beyond, requests are answered 503."""
+"""At most so many connections on each listener; beyond, who says nothing makes room, or requests are answered 503."""
 _KEEP_ALIVE_S = 15
 _DOOR_CONNECTIONS = 2048
 """The same where a front door carries all of an app's visitors: each may hold a WebSocket for hours."""
@@ -49,8 +50,19 @@ class Web:
     ``problems`` says after `start` what could not be had: a code and a sentence for people each.
     """
 
-    def __init__(self, app: Any, *, host: str, port: int, socket_path: Path | None, door: bool = False) -> None:
-        self._door = door
+    def __init__(
+        self,
+        app: Any,
+        *,
+        host: str,
+        port: int,
+        socket_path: Path | None,
+        door: bool = False,
+        turned_away: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._door, self._turned_away = door, turned_away
+        # A visitor of the front door costs a connection to the app too.
+        self._places = places(_DOOR_CONNECTIONS, 2) if door else places(_CONNECTIONS, 1)
         self._config = Config(
             app,
             http=_Protocol,
@@ -64,7 +76,7 @@ class Web:
             forwarded_allow_ips="127.0.0.1",  # unused; a main app's variables for uvicorn stay out
             workers=1,  # the same
             server_header=False,
-            limit_concurrency=_DOOR_CONNECTIONS if door else _CONNECTIONS,
+            limit_concurrency=self._places + 1,  # a newcomer is counted before it takes somebody's place
             timeout_keep_alive=_DOOR_KEEP_ALIVE_S if door else _KEEP_ALIVE_S,
             h11_max_incomplete_event_size=HEAD_MAX,
         )
@@ -135,7 +147,8 @@ class Web:
         # A state of its own each: however many connections hang on the port, our own commands get through.
         state = ServerState()
         self._states.append(state)
-        return partial(_Protocol, self._config, state, {LISTENER: listener}, dated=not self._door)
+        crowd = Crowd(self._places, self._turned_away)
+        return partial(_Protocol, self._config, state, {LISTENER: listener}, crowd, dated=not self._door)
 
     def _problem(self, code: str, sentence: str) -> None:
         self.problems[code] = sentence
@@ -180,10 +193,12 @@ class _Protocol(H11Protocol):
     A front door finds it in the scope: it can take the connection over, or cut it off.
     """
 
-    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], *, dated: bool) -> None:
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], crowd: Crowd, *, dated: bool
+    ) -> None:
         super().__init__(config, server_state, {**app_state, CONNECTION: self})
         self.conn: Strict = Strict()
-        self._dated = dated
+        self._dated, self._crowd = dated, crowd
         self._leave: Callable[[], None] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -231,9 +246,23 @@ class _Protocol(H11Protocol):
         else:
             self.transport.close()
 
+    @property
+    def stuck(self) -> bool:
+        return bool(self.flow.write_paused)
+
+    def turn_away(self) -> None:
+        self.connections.discard(self)  # at once: a request that is looked at before its end is known finds a place
+        self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:  # else the next one, which lay there already, is under way
+            self._crowd.rests(self)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._watch_head()
+        self._crowd.comes(self)
 
     def data_received(self, data: bytes) -> None:
         if self._dated:
@@ -246,6 +275,7 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
         if self._leave is not None:
             self._leave()
+        self._crowd.leaves(self)
         if self._head_timer is not None:
             self._head_timer.cancel()
 
@@ -263,10 +293,13 @@ class _Protocol(H11Protocol):
     def _watch_head(self) -> None:
         """The clock runs while what comes belongs to no request under way: a head, an unwanted body."""
         if self.cycle is not None and not self.cycle.response_complete:
+            self._crowd.works(self)
             if self._head_timer is not None:
                 self._head_timer.cancel()
                 self._head_timer = None
-        elif self._head_timer is None:
+            return
+        self._crowd.rests(self)
+        if self._head_timer is None:
             self._head_timer = self.loop.call_later(_HEAD_S, self.transport.abort)
 
 

@@ -132,7 +132,14 @@ def serving(
     door = app_url is not None
     own = build(state, verbs, prefix=prefix, api_token=api_token, upstream=upstream or door)
     app: Any = own if app_url is None else front(own, ALWAYS, state, app_url)
-    web = Web(app, host="127.0.0.1", port=port, socket_path=folder / "agent.sock", door=door)
+    web = Web(
+        app,
+        host="127.0.0.1",
+        port=port,
+        socket_path=folder / "agent.sock",
+        door=door,
+        turned_away=state.measures.turned,
+    )
     started, finish = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
 
@@ -141,6 +148,7 @@ def serving(
         started.set()
         await finish.wait()
         await web.stop(grace_s=0.5)
+        await asyncio.sleep(0.05)  # transports that were cut off close in a later turn
         if isinstance(app, Door):
             app.close()
 
@@ -153,5 +161,4 @@ def serving(
         loop.call_soon_threadsafe(finish.set)
         thread.join(10)
         assert not thread.is_alive()
-        loop.run_until_complete(asyncio.sleep(0.05))  # transports that were cut off close in a later turn
         loop.close()

@@ -163,7 +163,7 @@ def test_while_files_come_back_the_page_says_how_many():
     state.restore.files_done, state.restore.files_total = 512, 1204
     state.restore.bytes_done, state.restore.bytes_total = 9_000_000, 38_000_000
     text = text_of(state)
-    assert "Not well.|512 of 1,204 files are back." in text
+    assert "Recovery is under way.|512 of 1,204 files are back." in text
     assert "9.0 MB of 38 MB" in text
     read = Reader(page(status(state, time.monotonic(), names=False), now=NOW))
     assert ("progress", "value", "9000000") in read.attributes

@@ -210,12 +210,56 @@ def test_a_connection_that_says_nothing_or_too_little_is_closed(tmp_path, monkey
 def test_a_crowd_on_the_port_does_not_lock_out_our_own_commands(tmp_path, monkeypatch):
     monkeypatch.setattr(server, "_CONNECTIONS", 4)
     with serving(tmp_path) as one, contextlib.ExitStack() as crowd:
-        for _ in range(4):
-            crowd.enter_context(socket.create_connection(("127.0.0.1", one.port)))
-        deadline = time.monotonic() + 5
-        while (reply := one.raw(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))[9:12] != b"503":
-            assert time.monotonic() < deadline, reply
+        one.verbs.hold = asyncio.Event()
+        for n in range(4):
+            sock = crowd.enter_context(socket.create_connection(("127.0.0.1", one.port)))
+            sock.sendall(b"POST /sync HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            deadline = time.monotonic() + 5
+            while len(one.verbs.asked) <= n:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        reply = one.raw(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert reply.startswith(b"HTTP/1.1 503"), "all places are at work"
         assert one.ask_unix("/livez").status == 200
+        one.loop.call_soon_threadsafe(one.verbs.hold.set)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /hea", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_who_says_nothing_any_more_makes_room_for_who_does(tmp_path, monkeypatch, said):
+    """Slowloris: connections that say nothing, half a head, or nothing after a first request."""
+    monkeypatch.setattr(server, "_CONNECTIONS", 8)
+    with serving(tmp_path) as one, contextlib.ExitStack() as crowd:
+        socks = []
+        for _ in range(40):
+            sock = crowd.enter_context(socket.create_connection(("127.0.0.1", one.port), timeout=5))
+            socks.append(sock)
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(said)
+                if b"livez" in said:
+                    until(sock, b'{"ok":true}')
+            if len(socks) % 10 == 0:
+                assert one.ask("/livez").status == 200
+        for _ in range(3):
+            assert one.ask("/health").status == 200
+        assert one.state.measures.turned_away >= 32
+        with contextlib.suppress(ConnectionResetError):
+            while socks[0].recv(65536):  # whatever it was sent before
+                pass
+
+
+def test_who_reads_no_answer_makes_room_only_where_nobody_is_idle(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "_CONNECTIONS", 2)
+    page = b"GET /status HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n\r\n"
+    with serving(tmp_path) as one, contextlib.ExitStack() as crowd:
+        for _ in range(2):
+            sock = crowd.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", one.port))
+            sock.sendall(800 * page)  # 48 KB of questions, 20 MB of answers
+        deadline = time.monotonic() + 10
+        while one.ask("/livez").status != 200:  # until their buffers are full they are at work
+            assert time.monotonic() < deadline
+        assert one.state.measures.turned_away >= 1
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ def verdict(body: dict[str, Any]) -> tuple[str, str]:
         waits = f"{plural(pending, 'change')} on the way." if pending else "Everything that changed is saved."
         return head, f"{body['detail']} {waits}"
     restore = body["restore"]
+    if list(body["notes"]) == ["recovering"]:
+        head, reasons = "Recovery is under way", [body["detail"]]
     if body["phase"] == "restoring" and restore["files_total"]:
         return head, f"{restore['files_done']:,} of {plural(restore['files_total'], 'file')} are back."
     return head, str(reasons[0])
