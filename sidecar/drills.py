@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from sidecar import log
@@ -20,6 +19,8 @@ LOOK_S = 60.0
 LIMIT_S = 6 * 3600.0
 """A drill that takes longer is ended."""
 END_S = 6.0
+"""So long it has to clear up when it is ended early."""
+MOMENT_S = 0.25
 
 Draw = Callable[[float, float], float]
 """A number between two others; `random.uniform`."""
@@ -49,8 +50,10 @@ async def now_and_then(settings: Settings, state: State) -> None:
     due = None if every is None else time.monotonic() + wait_s(every, state.drill, time.time(), random.uniform)
     while True:
         left = LOOK_S if due is None else due - time.monotonic()
-        await asyncio.sleep(min(LOOK_S, max(left, 0.05)))
-        if every is not None and due is not None and time.monotonic() >= due and _may(state):
+        await asyncio.sleep(min(LOOK_S, max(left, MOMENT_S)))
+        if every is not None and due is not None and time.monotonic() >= due:
+            if not _may(state):
+                continue
             await _run(settings, state)
             result = str(state.drill["result"]) if state.drill else "error"
             due = time.monotonic() + again_s(every, result, random.uniform)
@@ -84,18 +87,21 @@ async def _run(settings: Settings, state: State) -> None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
+    over, until = asyncio.create_task(child.wait()), time.monotonic() + LIMIT_S
     try:
-        await asyncio.wait_for(child.wait(), LIMIT_S)
-    except TimeoutError:
-        log.warning(f"the restore drill was ended: it took longer than {LIMIT_S / 3600:.0f} h")
+        # The last sync needs processor, disk and network more than a drill does.
+        while not over.done() and _may(state) and time.monotonic() < until:
+            await asyncio.wait({over}, timeout=MOMENT_S)
     finally:
         if child.returncode is None:
             assert child.stdin is not None
             child.stdin.close()  # it clears up and ends
-            with suppress(TimeoutError):
-                await asyncio.wait_for(child.wait(), END_S)
+            await asyncio.wait({over}, timeout=END_S)
             if child.returncode is None:
                 child.kill()
+        over.cancel()
+    if not _may(state):
+        return
     if await _look(settings, state) and state.drill is not None:
         say = log.info if state.drill["result"] == "pass" else log.warning
         say(rehearsal.text(state.drill))

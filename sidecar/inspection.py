@@ -42,7 +42,7 @@ async def inspect(settings: Settings, store: Store, limit_s: float = LIMIT_S) ->
 async def _ask(store: Store) -> Inspection:
     access = await store.check()
     history: Sequence[Commit] = ()
-    commits: int | None = None
+    commits: int | None = 0
     if access.exists:
         history = await store.history(HISTORY)
         commits = (await store.usage()).commits if len(history) == HISTORY else len(history)

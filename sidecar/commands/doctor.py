@@ -210,7 +210,7 @@ def _looked_up(settings: Settings, found: Inspection, items: Iterable[Item]) -> 
     encrypted = settings.age_recipient is not None
     said = {item.id: item for item in items}
     local = _local_only(settings, found.local)
-    counted = checklist.commit_count(found.commits, hub=hub)
+    counted = checklist.commit_count(found.commits, hub=hub, why=found.trouble)
     return [
         checklist.token_scope(found, hub=hub),
         checklist.store_private(

@@ -199,10 +199,11 @@ def store_private(
     return Item(name, "pass", "the dataset is private")
 
 
-def commit_count(commits: int | None, *, hub: bool) -> Item:
+def commit_count(commits: int | None, *, hub: bool, why: str = "") -> Item:
+    """``why`` the number can't be told."""
     name = "commit-count"
     if commits is None:
-        return not_looked(name)
+        return not_looked(name, why)
     if hub and commits >= LONG_HISTORY:
         fix = "`sidecar prune`, or set SIDECAR_SQUASH_AFTER (neither can be undone)"
         return Item(name, "warn", f"{commits:,} commits: a long history makes the Hub slow", fix)

@@ -46,7 +46,7 @@ def the_agent_drills_by_itself_and_says_so(tmp_path: Path) -> None:
         assert "restore drill FAILED" in space.said()
         assert "came back whole" in space.said()
         space.end()
-    assert not list(space.state.glob("drill-*"))
+    assert not list(space.state.glob("drill-*")), "also of one that was under way"
 
 
 def pings_outlive_the_agent_and_doctor_sees_them(tmp_path: Path) -> None:
