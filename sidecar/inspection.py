@@ -55,6 +55,7 @@ async def _ask(store: Store) -> Inspection:
         wider=access.wider,
         commits=commits,
         turns=() if turns is None else turns.instances,
+        turns_again=turns is not None and turns.again,
         turns_at=None if turns is None else turns.last,
     )
 

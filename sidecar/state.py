@@ -117,6 +117,7 @@ class Inspection:
     wider: str | None = None
     commits: int | None = None
     turns: tuple[str, ...] | None = None
+    turns_again: bool = False  # one of them came back; else each had another name
     turns_at: float | None = None
     local: LocalOnly | None = None
 

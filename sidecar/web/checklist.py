@@ -217,8 +217,11 @@ def single_writer(found: Inspection | None) -> Item:
         return not_looked(name, found.trouble if found is not None else "")
     if found.turns:
         fix = "run one replica of this Space; give a copy of it a store of its own (SIDECAR_STORE)"
-        who = _some(found.turns)
-        return Item(name, "warn", f"held the lease alternately within an hour of {rfc3339(found.turns_at)}: {who}", fix)
+        within = f"within the hour before {rfc3339(found.turns_at)}: {_some(found.turns)}"
+        if found.turns_again:
+            return Item(name, "warn", f"two instances held the lease alternately {within}", fix)
+        text = f"living instances took the lease from each other, one after the other, {within}"
+        return Item(name, "warn", text, f"none is needed if you rebuilt it so often; else {fix}")
     return Item(name, "pass", "no two instances held the lease alternately")
 
 
