@@ -24,7 +24,7 @@ from sidecar.errors import RestoreFailed
 from sidecar.masking import mask
 from sidecar.readers import parse_check
 from sidecar.recovery.command import Logged, run, shell
-from sidecar.recovery.probe import SUBJECT
+from sidecar.recovery.probe import MARK, SUBJECT
 from sidecar.recovery.record import Record
 from sidecar.recovery.verdict import Verdict
 from sidecar.settings import Settings
@@ -42,7 +42,7 @@ AT_ONCE = 8
 
 _ROOM = Path(__file__).resolve().parents[2]
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from sidecar.recovery import probe; "
-_BOOT += "sys.exit(probe.main(sys.argv[2:]))"
+_BOOT += "sys.exit(probe.child(sys.argv[2:]))"
 _LONGEST, _VERDICT = 120, 1 << 14
 
 
@@ -161,7 +161,9 @@ class Checks:
             from sidecar.recovery import token  # brings the Hub's client with it
 
             return await token.check(self._settings, check.limit_s)
-        return await examine(check.kind, check.argument, self._scratch, check.limit_s)
+        before = self._verdicts.get(check)
+        mark = before.mark if before is not None and before.result == "pass" else ""
+        return await examine(check.kind, check.argument, self._scratch, check.limit_s, mark)
 
     async def _command(self, check: Check) -> Verdict:
         number = next(n for n, each in enumerate(self._checks, 1) if each == check)
@@ -202,13 +204,17 @@ class Checks:
             self._state.clear(code)
 
 
-async def examine(kind: str, subject: str, scratch: Path, limit_s: float) -> Verdict:
-    """Check the path or URL ``subject`` in a child process, which may use a folder of its own below ``scratch``."""
+async def examine(kind: str, subject: str, scratch: Path, limit_s: float, mark: str = "") -> Verdict:
+    """Check the path or URL ``subject`` in a child process, which may use a folder of its own below ``scratch``.
+
+    ``mark`` is that of an earlier pass.
+    """
     lines: list[str] = []
     folder = await asyncio.to_thread(_folder, scratch)
     try:
-        argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOM), kind, folder, str(limit_s - 1)]
-        code = await run(argv, limit_s, lines.append, {**os.environ, SUBJECT: subject}, grace_s=0, longest=_VERDICT)
+        argv = [sys.executable, "-I", "-S", "-c", _BOOT, str(_ROOM), str(os.getpid()), kind, folder, str(limit_s - 1)]
+        env = {**os.environ, SUBJECT: subject, MARK: mark}
+        code = await run(argv, limit_s, lines.append, env, grace_s=0, longest=_VERDICT)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     if code is None:

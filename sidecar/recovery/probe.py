@@ -1,4 +1,4 @@
-"""One check of a file or an address, in a process of its own: ``main([KIND, SCRATCH, SECONDS])``.
+"""One check of a file or an address, in a process of its own: ``child([PARENT, KIND, SCRATCH, SECONDS])``.
 
 So that a disk or a server that hangs holds up nobody, a file of any size costs the agent no memory, and the limit is
 one: whoever started it kills it. Standard library only. What is checked stands in the environment, as a URL may hold a
@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import stat
+import threading
 import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,6 +22,9 @@ from sidecar.recovery.verdict import Verdict
 
 SUBJECT = "SIDECAR_CHECK_SUBJECT"
 """The path or URL, as an environment variable."""
+
+MARK = "SIDECAR_CHECK_MARK"
+"""The ``mark`` of the verdict before, if that was a pass."""
 
 MOST = 64 * 1024 * 1024
 """Bytes of a file that is read as a whole."""
@@ -37,6 +42,12 @@ class Not(Exception):
         self.verdict = verdict
 
 
+def child(argv: list[str]) -> int:
+    """In a process group of its own: ``main``, for as long as the process PARENT lives."""
+    threading.Thread(target=_end_with, args=(int(argv[0]),), daemon=True).start()
+    return main(argv[1:])
+
+
 def main(argv: list[str]) -> int:
     kind, argument, scratch, seconds = argv[0], os.environ[SUBJECT], Path(argv[1]), float(argv[2])
     try:
@@ -51,6 +62,13 @@ def main(argv: list[str]) -> int:
         verdict = Verdict("warn", "can't be judged: too little memory")
     print(json.dumps(dataclasses.asdict(verdict)))
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """Nobody would ever take the verdict, nor clear up the scratch folder, once the agent is gone."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _look(kind: str, argument: str, scratch: Path, until: float) -> Verdict:
@@ -103,9 +121,13 @@ def parsed(path: str) -> Verdict:
 
 def sqlite(path: str, scratch: Path) -> Verdict:
     """Does SQLite find a copy of it sound? Nothing is created beside the database, and no writer waits."""
-    size = os.stat(path).st_size
+    from sidecar.snapshot.sqlite_files import state
+
+    size, mark = os.stat(path).st_size, state(os.path.realpath(path))
+    if mark and mark == os.environ.get(MARK):
+        return Verdict("pass", f"{size:,} bytes, unchanged since it was found sound", mark=mark)
     copied(path, scratch)
-    return Verdict("pass", f"{size:,} bytes, sound")
+    return Verdict("pass", f"{size:,} bytes, sound", mark=mark)
 
 
 def copied(path: str, scratch: Path) -> Path:

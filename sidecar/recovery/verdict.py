@@ -12,12 +12,14 @@ Result = Literal["pass", "warn", "fail"]
 class Verdict:
     """``reason`` is for people and holds no secret; ``absent`` says that what was to be checked isn't there.
 
-    ``warn`` is what passes and won't for long, and what can't be judged.
+    ``warn`` is what passes and won't for long, and what can't be judged. Where the next look finds the same ``mark`` it
+    need not read all of it again.
     """
 
     result: Result
     reason: str
     absent: bool = False
+    mark: str = ""
 
 
 def span(seconds: float) -> str:

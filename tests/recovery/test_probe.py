@@ -8,6 +8,8 @@ import io
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from base64 import b64encode
@@ -45,8 +47,8 @@ def checked(kind: str, subject: str | Path, scratch: Path, limit_s: float = 30) 
     return Verdict(**json.loads(out.getvalue()))
 
 
-def by_a_child(kind: str, subject: str | Path, scratch: Path, limit_s: float = 30) -> Verdict:
-    verdict = asyncio.run(examine(kind, str(subject), scratch, limit_s))
+def by_a_child(kind: str, subject: str | Path, scratch: Path, limit_s: float = 30, mark: str = "") -> Verdict:
+    verdict = asyncio.run(examine(kind, str(subject), scratch, limit_s, mark))
     assert not any(scratch.iterdir()), "the scratch folder is cleared"
     return verdict
 
@@ -103,6 +105,20 @@ def test_a_database_kept_locked_can_be_checked(disk: Path, tmp_path: Path) -> No
         verdict = checked("sqlite", disk / "app.db", tmp_path / "scratch")
         assert verdict.result == "pass", verdict
         assert listing(disk) == before
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_an_unchanged_database_is_not_read_again(journal: str, disk: Path, tmp_path: Path) -> None:
+    with contextlib.closing(one_database(disk / "app.db", journal)) as db:
+        scratch = tmp_path / "scratch"
+        first = by_a_child("sqlite", disk / "app.db", scratch)
+        again = by_a_child("sqlite", disk / "app.db", scratch, mark=first.mark)
+        assert (again.result, again.reason.endswith("unchanged since it was found sound")) == ("pass", True)
+        db.execute("INSERT INTO jobs(what) VALUES('changed')")
+        changed = by_a_child("sqlite", disk / "app.db", scratch, mark=first.mark)
+        assert (changed.result, changed.reason.endswith("sound")) == ("pass", True)
+        assert "unchanged" not in changed.reason
+        assert changed.mark != first.mark
 
 
 def torn(data: bytes) -> bytes:
@@ -316,3 +332,22 @@ def test_what_takes_too_long_is_not_judged(disk: Path, tmp_path: Path) -> None:
     (disk / "a.json").write_text("{}")
     verdict = by_a_child("json", disk / "a.json", tmp_path / "scratch", limit_s=0.0)
     assert verdict == Verdict("warn", "can't be judged: no result within 0 s")
+
+
+def test_it_ends_with_its_agent(app: str, tmp_path: Path) -> None:
+    code = (
+        "import asyncio, pathlib, sys\n"
+        "from sidecar.recovery.checks import examine\n"
+        "asyncio.run(examine('http', sys.argv[1], pathlib.Path(sys.argv[2]), 100))\n"
+    )
+    url = f"http://{app}/404"
+    with subprocess.Popen([sys.executable, "-c", code, url, str(tmp_path / "scratch")]) as agent:
+        until = time.monotonic() + 20
+        while not App.seen and time.monotonic() < until:
+            time.sleep(0.02)
+        agent.kill()
+    assert App.seen
+    ours, until = str(tmp_path / "scratch").encode(), time.monotonic() + 10
+    while (left := [pid for pid, words in command_lines() if ours in words]) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left == []
