@@ -291,6 +291,7 @@ class Engine:
     async def _snapshot(self, why: Why, until: float, forget: str = "") -> Result:
         if self._retired:
             return Result(False, error="another engine goes on from here: ask again", code="unavailable")
+        began = time.monotonic()
         self._collect()
         dirty, self._dirty = self._dirty, {}
         first, self._first = self._first or time.monotonic(), 0.0
@@ -335,7 +336,7 @@ class Engine:
             self._short_of_room(first)
         elif result.ok:
             self._failures, self._not_before = 0, 0.0
-            self.bulletin.good(self._waiting(), self._first or time.monotonic())
+            self.bulletin.good(self._waiting(), self._first or time.monotonic(), began)
         else:
             self._bad(result, dirty, first)
         if result.changed >= heap.MANY and why != "final":

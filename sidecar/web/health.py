@@ -63,7 +63,6 @@ NOTED = {
     "socket-unavailable": "Our own commands can't reach this agent.",
     "undeclared-root": "The snapshot holds a root that SIDECAR_PATHS doesn't name.",
     "upstream-down": "The main program accepts no connections: visitors get an error page.",
-    "unsupported": "A setting has no effect in this version.",
 }
 """What other rooms note, for readers who may not see their own sentences: those could name a file."""
 SENTENCES = NOTED | WARN | FAIL
