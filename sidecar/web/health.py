@@ -44,7 +44,7 @@ WARN = {
     "stale-entries": "The snapshot holds older copies of files that could not be captured since.",
     "unsettled-entries": "Files changed while they were read: the snapshot may hold them half written.",
     "unreadable-entries": "Files can't be read: the snapshot keeps their last known content.",
-    "verify-failed": "A check of the restored files failed.",
+    "verify-failed": "A check failed (SIDECAR_VERIFY).",
     "keepalive-overdue": "No ping came from outside for too long: the Space may fall asleep.",
 }
 NOTED = {
