@@ -12,7 +12,7 @@ from sidecar.measures import Seen
 from sidecar.snapshot.captures import LARGE, LARGE_EVERY_S
 from sidecar.snapshot.manifest import SnapshotId
 from sidecar.state import State
-from sidecar.sync.survey import Survey
+from sidecar.sync.look import Survey
 from sidecar.units import size_text
 
 QUIET_S = 60.0

@@ -26,12 +26,13 @@ from sidecar.stores.base import Denied, Refused, Revision, Source, Store, StoreE
 from sidecar.sync import heap, history, pace
 from sidecar.sync.bulletin import Bulletin, Result
 from sidecar.sync.line import Base, Line
+from sidecar.sync.look import Hints as LookHints
+from sidecar.sync.look import Look, Survey
 from sidecar.sync.mend import carried, strays
 from sidecar.sync.pace import Budget
 from sidecar.sync.pack import pack, unpack_failed
 from sidecar.sync.rights import Edited, Fenced, Tenure, Withdrawn
-from sidecar.sync.survey import Hints as LookHints
-from sidecar.sync.survey import Look, Survey, Surveyor
+from sidecar.sync.survey import Surveyor
 from sidecar.sync.watch import Hints, Watcher
 
 SMALL = 1024 * 1024

@@ -24,7 +24,8 @@ from sidecar.stores.base import Denied, Refused, Unavailable
 from sidecar.sync import line as lines
 from sidecar.sync import pace
 from sidecar.sync.line import Base
-from sidecar.sync.survey import Look, Surveyor
+from sidecar.sync.look import Look
+from sidecar.sync.survey import Surveyor
 from tests.recovery.world import picture
 from tests.sync.faulty import begin, contents, held, titles
 from tests.sync.lives import Life, live, snapshots, until
