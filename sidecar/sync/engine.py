@@ -25,6 +25,7 @@ from sidecar.state import State
 from sidecar.stores.base import Denied, Refused, Revision, Source, Store, StoreError, Unavailable
 from sidecar.sync import heap, history, pace
 from sidecar.sync.bulletin import Bulletin, Result
+from sidecar.sync.edits import keep_edits
 from sidecar.sync.line import Base, Line
 from sidecar.sync.look import Hints as LookHints
 from sidecar.sync.look import Look, Survey
@@ -114,6 +115,7 @@ class Engine:
         self._roomless: dict[str, str] = {}
         self._later: dict[str, float] = {}  # large databases whose turn comes then
         self._from: str | None = None
+        self._edits_at: Revision | None = None  # the head of whose edits there is a copy
         self.left: frozenset[SnapshotId] | None = None
         """Once fenced: the snapshots of which one is the last that it put on the main line."""
         self._retired = False
@@ -397,6 +399,7 @@ class Engine:
         number = self.line.next_id()
         again: dict[str, Source] = {}
         if look.reassert:
+            await self._keep_edits()
             taken = await self.line.patiently(carried(self.store, self.line.ours, survey, self.index, folder))
             survey.staged.extend(taken.staged)
             again = taken.put
@@ -431,6 +434,20 @@ class Engine:
         lag = time.monotonic() - first
         self.bulletin.durable(number, revision, package.changed, package.bytes, lag, self.line.branch)
         return self._result(survey, package.changed)
+
+    async def _keep_edits(self) -> None:
+        """Before our snapshot goes on top of somebody's edit: a copy of what they changed. Raises StoreError."""
+        head = self.line.head
+        if self._from is not None or self.line.branch is not None or head == self._edits_at:
+            return
+        keeping = keep_edits(self.store, self.line.ours, head, self.index, self.options.state_dir)
+        try:
+            found = str(await self.line.patiently(keeping))
+        except OSError as error:
+            found = f"no copy could be made of it ({error.strerror or error}): the store's history has it"
+        self._edits_at = head
+        if found:
+            log.warning(f"of the edit in the store: {found}")
 
     async def _edited(self) -> None:
         """The store was edited by hand, and its lease is ours still: put all of our snapshot there again."""
