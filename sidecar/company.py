@@ -66,17 +66,23 @@ async def follow_main(state: State, link: Link) -> None:
 
 
 async def knock(state: State, link: Link, url: str) -> None:
-    """Find out when the main app first accepts a connection; say so where it takes suspiciously long."""
+    """Find out when the main app first accepts a connection, and when it does again after it had stopped.
+
+    Says so where the first one takes suspiciously long.
+    """
     at = urlsplit(url)
     await link.main.started.wait()
     began, told = time.monotonic(), False
-    while not state.upstream_seen:
+    while True:
+        if state.upstream_seen and "upstream-down" not in state.notes:
+            await asyncio.sleep(KNOCK_MAX_S)
+            continue
         try:
             async with asyncio.timeout(KNOCK_MAX_S):
                 _, writer = await asyncio.open_connection(at.hostname, at.port or 80)
         except OSError as error:  # a timeout is one too
             waited = time.monotonic() - began
-            if waited > LATE_S and not told and state.main_state == "running":
+            if not state.upstream_seen and waited > LATE_S and not told and state.main_state == "running":
                 told = True
                 log.warning(
                     f"the app accepts no connection on SIDECAR_UPSTREAM={url} {waited:.0f} s after its start"
@@ -87,6 +93,7 @@ async def knock(state: State, link: Link, url: str) -> None:
         else:
             writer.close()
             state.upstream_seen = True
+            state.clear("upstream-down")
 
 
 async def first(*events: asyncio.Event) -> None:

@@ -94,7 +94,7 @@ class Door:
             elif not 200 <= head.status_code < 600:
                 raise Lost(f"its status is {head.status_code}", answered=True)
             else:
-                await self._answer(connection, way, head, send)
+                await self._answer(connection, asked, way, head, send)
         except (Lost, Unreachable) as error:
             if not way.left:
                 await self._broken(scope, send, error)
@@ -144,10 +144,11 @@ class Door:
                 kept.close()
         return await _send_on(await self._upstream.connect(), asked, way, receive)
 
-    async def _answer(self, connection: Any, way: _Way, head: Any, send: Send) -> None:
+    async def _answer(self, connection: Any, asked: Asked, way: _Way, head: Any, send: Send) -> None:
         """Pass the app's answer on. Raises Lost where it breaks off."""
         link = way.link
         assert link is not None
+        self._state.measures.proxied(asked.method.decode("ascii"), head.status_code)
         headers = rules.to_client(list(head.headers))
         more = True
 
@@ -178,6 +179,7 @@ class Door:
         transport.write(rules.switching(head.headers) + link.rest())
         if first:
             link.transport.write(first)
+        self._state.measures.proxied("GET", 101)
         self._state.door.websockets += 1
         try:
             await relay.carry(transport, link.transport, lost)
@@ -209,7 +211,9 @@ class Door:
     async def _closed(self, scope: Scope, send: Send, why: str) -> None:
         from sidecar.web.pages import door  # few visitors ever see it
 
-        await _whole(send, *door.answer(why, self._state, scope["method"], scope["headers"]))
+        answer = door.answer(why, self._state, scope["method"], scope["headers"])
+        self._state.measures.proxied(scope["method"], answer[0])
+        await _whole(send, *answer)
 
     async def _say(self, scope: Scope, send: Send, status: int, code: str, detail: str) -> None:
         from sidecar.web.pages import door

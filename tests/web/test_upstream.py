@@ -182,6 +182,7 @@ def test_no_answer_and_no_http_are_a_502(tmp_path, said):
         assert (page.status, page.headers["content-type"]) == (502, "text/html; charset=utf-8")
         assert one.ask("/health").status == 200
         assert one.state.door.failed == 2
+        assert one.state.measures.requests == {("GET", "5xx"): 2}
 
 
 @pytest.mark.parametrize(
