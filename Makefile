@@ -49,7 +49,7 @@ screenshots: ## the pictures in docs/, of the real pages in a real Chromium
 bench: setup ## each claim about speed or size, measured on this machine
 	$(PY) -m bench $(ARGS)
 
-soak: setup ## hours of random faults in little time; SCALE=1 takes minutes
+soak: setup ## kills, faults, fuzz and a long run; SCALE=0.1 takes a quarter of an hour at most
 	$(PY) -m bench.soak --scale $(SCALE) $(ARGS)
 
 lock: setup ## resolve the newest allowed versions into requirements/*.lock

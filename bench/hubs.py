@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -34,10 +34,14 @@ class Stored:
         Never one that was emptied: ext4 passes over the inodes of the last minutes one by one (``recently_deleted``
         in its ialloc.c), which makes the next ten thousand files take ten times as long.
         """
-        home = self.folder / f"space-{next(self.numbers)}"
-        root = f"data={home}/disk/data"
-        own = {"HF_ENDPOINT": self.hub.url, "HF_TOKEN": DEFAULT_TOKEN, "SPACE_ID": "alice/app", **self.settings}
-        return Space(home, "", root + self.settings.get("layout", ""), **{k: v for k, v in own.items() if k.isupper()})
+        return fresh(self.folder / f"space-{next(self.numbers)}", self.hub, self.settings)
+
+
+def fresh(home: Path, hub: LocalHub, settings: Mapping[str, str]) -> Space:
+    """A Space at ``home`` whose store is a dataset on ``hub``; ``settings`` are of its environment, or its layout."""
+    own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": DEFAULT_TOKEN, "SPACE_ID": "alice/app", **settings}
+    root = f"data={home}/disk/data" + settings.get("layout", "")
+    return Space(home, "", root, **{k: v for k, v in own.items() if k.isupper()})
 
 
 @contextmanager

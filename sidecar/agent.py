@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar import company, drills, inspection, log, once, pings, session
 from sidecar.company import first
 from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
+from sidecar.heartbeat import Heartbeat
 from sidecar.life import Life, parse
 from sidecar.link import Link
 from sidecar.recording import Recording
@@ -43,9 +44,12 @@ class Agent:
         self.here, self.life, self.link, self.state = here, life, link, here.state
         self.checks = Checks(here.settings, self.state, here.record)
         self.start = Start(here.store, here.index, here.plan, self.state, here.record, self.checks.before_main)
+        self.heartbeat = Heartbeat(here.settings.heartbeat_url, self.state)
         self.recording = Recording(here)
+        self.recording.posted = self.heartbeat.recovered
         self.resuming = Resuming(here, life, link, self.start, self.recording)
         self.start.brought, self.start.resume = self.brought, self.resuming.before_main
+        self.start.waits = self.waits
         self.syncing = Syncing(here, link, self.start, self.resuming)
         self._company: list[asyncio.Task[Any]] = []
         self._door: Door | None = None
@@ -113,6 +117,8 @@ class Agent:
             self.checks.watch(self.link.main.started),
             inspection.now_and_then(settings, self.state, self.here.store),
             drills.now_and_then(settings, self.state),
+            self.heartbeat.posting.run(),
+            self.heartbeat.beat(),
         ]
         if not settings.store.persistent:
             beside.append(company.remind(settings, self.state))
@@ -125,7 +131,8 @@ class Agent:
         return web
 
     async def recover(self) -> int | None:
-        """Claim, restore and verify; None once main may start, else the exit code."""
+        """Claim, restore, verify and resume; None once main may start, else the exit code."""
+        self.heartbeat.start()
         report.check_roots(list(self.here.settings.roots), self.state)
         try:
             recovered = await self._unless_stopped(self._start())
@@ -148,6 +155,11 @@ class Agent:
     def brought(self, recovered: Recovered) -> None:
         """The roots are as they are to be: say what was restored, before anything else is done with it."""
         report.say(recovered, list(self.here.settings.roots), self.state, self.here.record)
+
+    async def waits(self) -> None:
+        """It could not be done in time, and is tried on (SIDECAR_ON_RESTORE_FAILURE=wait): recorded once."""
+        if self.state.recovery is None:
+            await self.recording.write("waiting")
 
     async def beside_main(self) -> None:
         """An agent before this one has restored: main runs, and nothing is restored over it."""
@@ -194,6 +206,7 @@ class Agent:
             await self.start.give_back(unleased=self.state.lease == "unleased")
             log.error(f"the last sync was not made: {self.syncing.why_not()}. What changed since is on this disk only")
             self.link.say("done")
+            await self.heartbeat.ended(self.syncing.why_not())
             return EX_FAILED
         result = await engine.final(until)
         if result.ok:
@@ -211,6 +224,7 @@ class Agent:
                 " if it survives, the next start sends the rest"
             )
         self.link.say("done")
+        await self.heartbeat.ended(result.error)
         return 0 if result.ok else EX_FAILED
 
     async def _start(self) -> Recovered | None:
@@ -243,6 +257,7 @@ class Agent:
         await self.recording.write("failed")
         await self.start.give_back(self.recording.last)
         self.link.say("fail", failure.exit_code)
+        await self.heartbeat.last_words()
         return failure.exit_code
 
 

@@ -41,10 +41,6 @@ from sidecar.sync.pace import CEILING, Budget, backoff
 _DEVICES = "devices"
 """The index's note of whose restore saw which devices."""
 
-NOT_YET = {
-    "heartbeat_url": "SIDECAR_HEARTBEAT_URL",
-}
-
 
 @dataclass(slots=True)
 class Session:
@@ -90,10 +86,6 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
     state.drill_s = settings.drill_s
     for warning in settings.warnings:
         log.warning(warning)
-    for field, name in NOT_YET.items():
-        if getattr(settings, field):
-            state.note("unsupported", f"{name} has no effect in this version")
-            log.warning(f"{name} is set, but this version doesn't have it yet: it has no effect")
     plan = Plan(
         roots=settings.roots,
         me=Me(instance, settings.identity, settings.adopt),

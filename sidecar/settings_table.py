@@ -197,9 +197,10 @@ SETTINGS: tuple[Setting, ...] = (
             f"{_DURATION}, at least 1s",
             "off until the first ping, then 45m", None, duration(1.0)),
     Setting("SIDECAR_HEARTBEAT_URL", "heartbeat_url", WATCH,
-            "where recovery records and heartbeats are posted; shown without its path, which is often a "
-            "secret",
-            "an http:// or https:// URL",
+            "where recovery records and heartbeats are posted as JSON: about every 15 minutes while all roots are "
+            "durable; shown without its path, which is often a secret",
+            "an http:// or https:// URL; one at hc-ping.com, or whose path starts with /ping/, gets /start and /fail "
+            "behind it as healthchecks.io wants it, any other is a plain webhook",
             "off", None, readers.web_url("http", "https"), show=mask_path),
     Setting("SIDECAR_AGE_RECIPIENT", "age_recipient", SAFETY,
             "client-side encryption in the age format: who can read the snapshots",

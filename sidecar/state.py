@@ -65,6 +65,7 @@ class SyncState:
     unreadable: int = 0
     paced: int = 0  # large databases that were written and wait for their turn
     trouble_since_mono: float | None = None  # unsettled, stale or unreadable entries without a break since
+    looked_mono: float | None = None  # when the last look began of which all is durable
     watcher: str = "off"  # inotify, polling, off
     files: list[dict[str, Any]] = field(default_factory=list)  # paths in trouble: only with the API token
 
@@ -171,6 +172,7 @@ class State:
     commits_total: int | None = None
     stored_bytes: int | None = None  # all that the store keeps, where it tells
     cold_start: bool = False
+    heartbeat: dict[str, Any] | None = None  # the last word that was posted: event, at, error
     encrypted: bool = False
     hub: bool = False  # the store is one that a Hub token is needed for
     inspection: Inspection | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
 import os
 import stat
 from collections.abc import Mapping
@@ -99,14 +99,23 @@ def _claim_private(path: str) -> None:
 
 def note_down(folder: str | os.PathLike[str], name: str, document: Mapping[str, Any]) -> None:
     """Write ``document`` as JSON to the state dir's file ``name``, whole or not at all. Raises ``OSError``."""
+    import json
+
     fresh = os.path.join(folder, f".{name}.{os.getpid()}")
-    with open(fresh, "w", encoding="ascii", opener=_private) as file:
-        json.dump(document, file)
-    os.replace(fresh, os.path.join(folder, name))
+    try:
+        with open(fresh, "w", encoding="ascii", opener=_private) as file:
+            json.dump(document, file)
+        os.replace(fresh, os.path.join(folder, name))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(fresh)
+        raise
 
 
 def noted(folder: str | os.PathLike[str], name: str) -> dict[str, Any]:
     """What ``note_down`` wrote there; empty where nothing did, or where it can't be read."""
+    import json
+
     try:
         with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
             found = json.loads(file.read(NOTE_MOST))

@@ -18,7 +18,7 @@ from sidecar.settings import load
 from sidecar.state import State
 from tests.hub.identity import DEFAULT_TOKEN
 from tests.hub.server import LocalHub
-from tests.journeys.space import REPO, descendants
+from tests.journeys.space import descendants, not_last_in_line
 
 DAY = 86_400.0
 NOW = 1_800_000_000.0
@@ -85,7 +85,7 @@ def world(folder: Path, monkeypatch: pytest.MonkeyPatch, hub: LocalHub) -> None:
         "SIDECAR_PATHS": f"data={folder}/data?layout=mirror",
         "SIDECAR_STATE_DIR": str(folder / "state"),
         "SIDECAR_DRILL": "1s",
-        "PYTHONPATH": str(REPO),
+        "PYTHONPATH": not_last_in_line(folder),
     }.items():
         monkeypatch.setenv(name, value)
     assert sync_once()["snapshot"] == "1.1"

@@ -121,6 +121,7 @@ def _endpoint(settings: Settings) -> Item | None:
 
 async def _alone(settings: Settings, store: Store, found: Inspection) -> list[Item]:
     manifest, records, trouble = await _kept(settings, store, found)
+    denied = found.denied or not found.trouble
     seen = noted(settings.state_dir, PINGS)
     last = seen.get("last") if isinstance(seen.get("last"), int | float) else None
     every = settings.keepalive_every_s or KEEPALIVE_S
@@ -129,7 +130,7 @@ async def _alone(settings: Settings, store: Store, found: Inspection) -> list[It
     return [
         Item("health-endpoint", "unknown", "no agent runs here: /health is not answered", checklist.START),
         checklist.poller(pinged, last, str(seen.get("agent") or "")),
-        _persisted(settings, manifest, trouble),
+        _persisted(settings, manifest, trouble, denied),
         _restored(records),
         checklist.drill(drilled, settings.drill_s, time.time(), names=True),
         _observable(records),
@@ -165,10 +166,12 @@ def _records(raw: bytes | None) -> list[dict[str, Any]]:
     return out
 
 
-def _persisted(settings: Settings, manifest: Manifest | None, trouble: str) -> Item:
+def _persisted(settings: Settings, manifest: Manifest | None, trouble: str, denied: bool) -> Item:
     name = "remote-persistence"
     if not settings.store.persistent:
         return checklist.not_persisted()
+    if trouble and not denied:
+        return Item(name, "warn", f"can't be told: {trouble.rstrip('.')}", "try again later")
     if trouble:
         return Item(name, "fail", trouble.rstrip("."), "see SIDECAR_STORE and HF_TOKEN: `sidecar config`")
     if manifest is None:
@@ -210,7 +213,7 @@ def _looked_up(settings: Settings, found: Inspection, items: Iterable[Item]) -> 
     encrypted = settings.age_recipient is not None
     said = {item.id: item for item in items}
     local = _local_only(settings, found.local)
-    counted = checklist.commit_count(found.commits, hub=hub, why=found.trouble)
+    counted = checklist.commit_count(found.commits, hub=hub, asked=True)
     return [
         checklist.token_scope(found, hub=hub),
         checklist.store_private(

@@ -20,7 +20,8 @@ from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Entry, Manifest
 from sidecar.stores.base import NotFound
-from sidecar.sync.survey import Look, Survey, Surveyor
+from sidecar.sync.look import Look, Survey
+from sidecar.sync.survey import Surveyor
 
 MARKS = {"added": "+", "changed": "~", "mode": "m", "deleted": "-"}
 TRIES = 3

@@ -14,7 +14,8 @@ from sidecar.commands import words
 from sidecar.commands.reading import Found, Reader, index_copy, nothing_at
 from sidecar.errors import EX_OK, UsageError
 from sidecar.recovery import image
-from sidecar.recovery.plan import Image, Local, Step, at_or_under, check
+from sidecar.recovery.choice import Image, Local
+from sidecar.recovery.plan import Step, at_or_under, check
 from sidecar.recovery.restore import preview
 from sidecar.recovery.survey import survey, whole
 from sidecar.recovery.tree import forget_digests

@@ -107,7 +107,7 @@ class Checks:
         with self._record.step("verify") as row:
             await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
             await asyncio.gather(*(self._make(check, cold) for check in due))
-            self._record.facts["checks"] = [dict(row) for row in self._state.checks]
+            self._record.facts["checks"] = [dict(each) for each in self._state.checks]
             row["detail"] = self._tally()
             stops = [check for check in due if check.must and self._verdicts[check].result == "fail"]
             if stops:

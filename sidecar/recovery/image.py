@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidecar.recovery import journal
-from sidecar.recovery.plan import Image
+from sidecar.recovery.choice import Image
 from sidecar.recovery.tree import Tick, Tree, steady_digest
 from sidecar.roots import Root
 from sidecar.snapshot.exclude import Excluder

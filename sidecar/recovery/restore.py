@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from sidecar.errors import RestoreFailed, SidecarError, UsageError
 from sidecar.recovery import journal
+from sidecar.recovery.choice import Image, Mode
 from sidecar.recovery.image import described, image_of
+from sidecar.recovery.job import Job, Restored, bring, look
 from sidecar.recovery.journal import JournalOutcome, finish_journal
 from sidecar.recovery.meter import Meter
-from sidecar.recovery.plan import Image, Mode, Place, Plan, Step, at_or_under, check, operations
-from sidecar.recovery.prepare import Ready, gather, prepare, settling
+from sidecar.recovery.plan import Step, at_or_under, check
+from sidecar.recovery.prepare import prepare
 from sidecar.recovery.reading import read_manifest
-from sidecar.recovery.redo import Applied, Journal, apply, clear, seal_tops
 from sidecar.recovery.staging import fetch
 from sidecar.recovery.survey import RowOf, places, survey, whole
 from sidecar.recovery.tree import forget_digests
 from sidecar.recovery.trouble import Damaged, failed
 from sidecar.roots import Root
 from sidecar.snapshot.exclude import STAGING_PREFIX
-from sidecar.snapshot.index import Index, Known, Stat
+from sidecar.snapshot.index import Index, Known
 from sidecar.snapshot.manifest import Manifest
 from sidecar.state import RestoreProgress
 from sidecar.stores.base import Store
@@ -46,49 +46,6 @@ __all__ = [
     "restore_paths",
     "restore_to",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What a restore did.
-
-    ``files`` and ``bytes`` are the snapshot's in the roots that were restored; ``fetched`` of them came from
-    the store. ``kept_newer`` local changes stayed, ``conflict_count`` others lie in ``conflicts``.
-    ``skipped`` are the snapshot's roots that aren't declared; ``blocked`` the entries that a socket, pipe,
-    device, mount point or our own state dir stands in the way of: what is there was left. ``image_newer`` files stayed
-    as a newer image ships them; ``buried`` shipped ones were removed, because main had deleted them.
-    """
-
-    files: int = 0
-    bytes: int = 0
-    fetched: int = 0
-    fetched_bytes: int = 0
-    kept_newer: int = 0
-    conflicts: Path | None = None
-    conflict_count: int = 0
-    skipped: tuple[str, ...] = ()
-    blocked: tuple[str, ...] = ()
-    image_newer: int = 0
-    buried: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One restore: from where, to where, and what is known about this disk."""
-
-    store: Store
-    revision: str
-    manifest: Manifest
-    places: tuple[Place, ...]
-    mode: Mode
-    only: str | None = None
-    row_of: RowOf = field(default=lambda _: None)
-    index: Index | None = None  # where it is to describe the snapshot afterwards
-    store_id: str = ""
-    state_dir: Path | None = None
-    instance: str = ""
-    image: Image | None = None  # of a fresh disk
-    bury: bool = False  # the snapshot's tombstones act
 
 
 async def restore(
@@ -118,7 +75,7 @@ async def restore(
     where, skipped = await meter.work(places, manifest, roots)
     image = await meter.work(image_of, index, manifest)
     manifest = await meter.work(described, manifest, index, same=mode == "resume")
-    job = _Job(
+    job = Job(
         *(store, revision, manifest, where, mode),
         image=image,
         bury=True,
@@ -128,7 +85,7 @@ async def restore(
         state_dir=state_dir,
         instance=instance,
     )
-    return _with(await _bring(job, meter), skipped, earlier)
+    return _with(await bring(job, meter), skipped, earlier)
 
 
 async def download(
@@ -154,8 +111,8 @@ async def download(
     image = await meter.work(image_of, index, manifest)
     manifest = await meter.work(described, manifest, index, same=mode == "resume")
     row_of = await meter.work(_rows, index, store_id)
-    job = _Job(*(store, revision, manifest, where, mode), image=image, bury=True, row_of=row_of, state_dir=state_dir)
-    plan = await meter.work(_look, job, meter)
+    job = Job(*(store, revision, manifest, where, mode), image=image, bury=True, row_of=row_of, state_dir=state_dir)
+    plan = await meter.work(look, job, meter)
     ready = await meter.work(prepare, plan, job.manifest, job.state_dir, meter)
     await fetch(job.store, job.revision, job.manifest, ready.wants, meter)
 
@@ -196,7 +153,7 @@ async def restore_paths(
     if starts and index is not None:
         image = await meter.work(image_of, index, manifest)
         manifest = await meter.work(described, manifest, index, same=False)
-    job = _Job(
+    job = Job(
         *(store, revision, manifest, where, "bring", only),
         image=image,
         bury=starts,
@@ -206,7 +163,7 @@ async def restore_paths(
         state_dir=state_dir,
         instance=instance,
     )
-    return _with(await _bring(job, meter), skipped, earlier)
+    return _with(await bring(job, meter), skipped, earlier)
 
 
 async def restore_to(
@@ -231,7 +188,7 @@ async def restore_to(
     if not force:
         await meter.work(_require_empty, dest)
     place = await meter.work(whole, dest)
-    return await _bring(_Job(store, revision, manifest, (place,), "overwrite", only), meter)
+    return await bring(Job(store, revision, manifest, (place,), "overwrite", only), meter)
 
 
 def preview(
@@ -338,102 +295,3 @@ def _with(done: Restored, skipped: tuple[str, ...], earlier: JournalOutcome | No
         count = done.conflict_count + earlier.conflict_count
         done = replace(done, conflicts=done.conflicts or earlier.conflicts, conflict_count=count)
     return replace(done, skipped=skipped)
-
-
-def _look(job: _Job, meter: Meter) -> Plan:
-    own = str(job.state_dir) if job.state_dir is not None else None
-    steps = survey(
-        *(job.manifest, job.places, job.row_of, job.mode),
-        only=job.only,
-        own=own,
-        image=job.image,
-        bury=job.bury,
-        tick=meter.tick,
-    )
-    files = [s for s in steps if s.entry.kind == "file" and not s.implied and s.action != "gone"]
-    there = [s for s in files if not s.fetches]
-    meter.expect(len(files), sum(s.entry.size for s in files))
-    meter.done(len(there), sum(s.entry.size for s in there))
-    return Plan(job.places, tuple(steps), job.image is not None)
-
-
-async def _bring(job: _Job, meter: Meter) -> Restored:
-    plan = await meter.work(_look, job, meter)
-    ready = await meter.work(prepare, plan, job.manifest, job.state_dir, meter)
-    looked = await fetch(job.store, job.revision, job.manifest, ready.wants, meter)
-    return await meter.to_the_end(_put, job, replace(plan, places=ready.places), ready, looked, meter)
-
-
-def _put(job: _Job, plan: Plan, ready: Ready, looked: Mapping[str, bool], meter: Meter) -> Restored:
-    """Put all in its place, by a journal where a later start can finish it; then the index; then tidy up."""
-    sources, databases = gather(plan, ready, looked, meter.tick)
-    used = {s.place for s in plan.steps if s.fetches}
-    with settling([plan.places[n] for n in sorted(used)]) as settled:
-        ops = operations(plan, sources, databases, job.manifest.entries)
-        aside = sum(op.away for op in ops)
-        folder = _conflicts(job.state_dir) if aside and job.state_dir is not None else None
-        log = Journal(
-            *(job.store_id, str(job.manifest.snapshot), job.revision, job.instance, job.index is not None),
-            str(folder) if folder is not None else None,
-            plan.places,
-            tuple(ops),
-        )
-        if job.state_dir is not None and ops:
-            if job.index is not None:
-                job.index.set_note(journal.NOTE, log.snapshot)
-            journal.write(job.state_dir, log, job.manifest, settled)
-        settled()
-    applied = apply(log, meter.tick)
-    if applied.lost:
-        _staging_lost(applied)
-    if job.index is not None:
-        known = Known(job.store_id, job.manifest.snapshot, job.revision)
-        job.index.replace(known, job.manifest, _stats(plan.steps, applied.stats))
-        job.index.set_note(journal.NOTE, None)
-    if job.state_dir is not None:
-        journal.remove(job.state_dir)
-    for place in plan.places:
-        clear(place)
-    seal_tops(log)
-    forget_digests()
-    return _restored(plan, applied, folder, aside)
-
-
-def _staging_lost(applied: Applied) -> NoReturn:
-    raise RestoreFailed(
-        f"{applied.lost[0]!r} vanished from staging before it was in its place: does something clean up "
-        f"{STAGING_PREFIX}* folders? The restore starts over from the store"
-    )
-
-
-def _conflicts(state_dir: Path) -> Path:
-    """A folder that isn't there yet, named by the time for people."""
-    base = state_dir / "conflicts" / time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime())
-    path, number = base, 1
-    while os.path.lexists(path):
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path
-
-
-def _stats(steps: Sequence[Step], placed: Mapping[str, Stat]) -> dict[str, Stat]:
-    return {**{s.entry.path: s.stat for s in steps if s.stat is not None}, **placed}
-
-
-def _restored(plan: Plan, applied: Applied, folder: Path | None, aside: int) -> Restored:
-    blocked = {s.entry.path for s in plan.steps if s.action == "blocked"} | set(applied.blocked)
-    known = [s for s in plan.steps if s.action != "gone"]
-    files = [s.entry for s in known if s.entry.kind == "file" and s.entry.path not in blocked]
-    fetched = [s.entry for s in plan.steps if s.fetches and s.entry.path not in blocked]
-    return Restored(
-        files=len(files),
-        bytes=sum(e.size for e in files),
-        fetched=len(fetched),
-        fetched_bytes=sum(e.size for e in fetched),
-        kept_newer=sum(s.action == "newer" and s.local is not None for s in plan.steps),
-        conflicts=folder if folder is not None and folder.is_dir() else None,
-        conflict_count=aside,
-        blocked=tuple(sorted(blocked)),
-        image_newer=sum(s.action == "image" and s.local is not None for s in plan.steps),
-        buried=sum(s.action == "gone" for s in plan.steps),
-    )

@@ -59,6 +59,7 @@ class Start:
         self.claimed: Claimed | None = None
         self.brought: Callable[[Recovered], None] = lambda recovered: None
         self.resume: Callable[[Recovered], Awaitable[Recovered]] = _as_it_is
+        self.waits: Callable[[], Awaitable[None]] = _nothing
         self.why_unleased = ""
         self._waiting = Waiting(plan.handoff_wait_s)
         self._progress = Progress()
@@ -97,6 +98,7 @@ class Start:
                 raise failure
             if over:
                 self.state.phase = "waiting"
+                await self.waits()
             if time.monotonic() - last_said >= (300 if over else 30):
                 what = "main waits until it works (SIDECAR_ON_RESTORE_FAILURE=wait)" if over else "trying again"
                 log.warning(f"recovery: {failure.message}; {what}")
@@ -330,6 +332,10 @@ class Start:
             self._progress.waited,
             lambda: self._patience.bounded(self.store),
         )
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def _as_it_is(recovered: Recovered) -> Recovered:

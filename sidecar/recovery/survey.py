@@ -11,21 +11,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from sidecar.recovery.plan import (
+from sidecar.recovery.choice import (
     Action,
     Image,
     Local,
     Mode,
-    Place,
-    Step,
-    at_or_under,
     decide,
     mains_folders,
-    ordered,
     printed,
     same_content,
     wants_hash,
 )
+from sidecar.recovery.plan import Place, Step, at_or_under, ordered
 from sidecar.recovery.tree import Tick, Tree, is_database, steady_digest
 from sidecar.recovery.trouble import failed, in_the_way
 from sidecar.roots import Root

@@ -212,3 +212,11 @@ class Ranged(Protocol):
         order and without gaps, so that the next call can go on from there. Nothing is verified: whoever asks for a
         part knows what should be in it. ``NotFound`` as in ``fetch``; ``Corrupt`` where the file ends too early.
         """
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """What a store may be able to do besides: tell which files differ between two revisions without reading them."""
+
+    async def identities(self, revision: Revision) -> Mapping[str, str]:
+        """Every path of ``revision`` with the store's own id of its bytes. Costs as ``listing`` does."""

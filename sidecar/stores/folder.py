@@ -35,6 +35,7 @@ from sidecar.stores.base import (
 from sidecar.stores.disk import Alive, Sink
 from sidecar.stores.folderread import Reader
 from sidecar.stores.ledger import Ledger
+from sidecar.stores.pathtree import Entry
 from sidecar.stores.repo import Change, Repo
 
 _T = TypeVar("_T")
@@ -105,7 +106,11 @@ class FolderStore:
 
     async def listing(self, revision: Revision) -> Mapping[str, int]:
         """Every path of ``revision`` with its size in bytes."""
-        return await self._run("listing", lambda alive: self._listing(revision, alive))
+        return await self._run("listing", lambda alive: self._listing(revision, alive, lambda entry: entry.size))
+
+    async def identities(self, revision: Revision) -> Mapping[str, str]:
+        """The sha256 of each file; see ``Identified``."""
+        return await self._run("listing", lambda alive: self._listing(revision, alive, lambda entry: entry.content))
 
     async def commit(
         self,
@@ -219,14 +224,14 @@ class FolderStore:
     def _gone(self) -> StoreError:
         return Unavailable(f"the store {self.url} was closed or the call given up; nothing was committed by it.")
 
-    def _listing(self, revision: Revision, alive: Alive) -> dict[str, int]:
-        sizes = {}
+    def _listing(self, revision: Revision, alive: Alive, what: Callable[[Entry], _T]) -> dict[str, _T]:
+        found = {}
         for path, entry in self._ledger.walk(revision, self._below):
             if not path.startswith(self._below):
                 break
             alive()
-            sizes[path.removeprefix(self._below)] = entry.size
-        return sizes
+            found[path.removeprefix(self._below)] = what(entry)
+        return found
 
     def _check(self, create: bool, alive: Alive) -> Access:
         found = home.look(self._root)

@@ -147,6 +147,10 @@ class HubStore:
         """Without a prefix also what the Hub put there itself (``.gitattributes``)."""
         return await self._run(lambda r, c: hubread.listing(r, revision, c), "list the files", stall=True)
 
+    async def identities(self, revision: Revision) -> Mapping[str, str]:
+        """Git's id of each file; see ``Identified``."""
+        return await self._run(lambda r, c: hubread.identities(r, revision, c), "list the files", stall=True)
+
     async def history(self, limit: int, branch: str | None = None) -> list[Commit]:
         on = branch or self._place.branch
         return await self._run(lambda r, c: hubread.history(r, limit, on, c), "read the history", stall=True)

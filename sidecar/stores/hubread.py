@@ -102,12 +102,21 @@ def _seconds(date: str | None) -> float | None:
 
 def listing(repo: Repo, revision: Revision, call: Call) -> Mapping[str, int]:
     """Every path below the prefix with its size; empty where nothing lies there."""
+    return {path: item.size for path, item in _files(repo, revision, call).items()}
+
+
+def identities(repo: Repo, revision: Revision, call: Call) -> Mapping[str, str]:
+    """Every path below the prefix with the id of its blob; of a large file that is its pointer's."""
+    return {path: item.blob_id for path, item in _files(repo, revision, call).items()}
+
+
+def _files(repo: Repo, revision: Revision, call: Call) -> Mapping[str, Any]:
     start = len(repo.prefix) + 1 if repo.prefix else 0
     ask = partial(repo.api.list_repo_tree, repo.id, recursive=True, revision=revision, repo_type="dataset")
 
-    def walk() -> dict[str, int]:
+    def walk() -> dict[str, Any]:
         tree = ask(path_in_repo=repo.prefix or None)
-        return {item.path[start:]: item.size for item in tree if hasattr(item, "blob_id")}
+        return {item.path[start:]: item for item in tree if hasattr(item, "blob_id")}
 
     try:
         return again(walk, call)

@@ -12,7 +12,7 @@ from sidecar.measures import Seen
 from sidecar.snapshot.captures import LARGE, LARGE_EVERY_S
 from sidecar.snapshot.manifest import SnapshotId
 from sidecar.state import State
-from sidecar.sync.survey import Survey
+from sidecar.sync.look import Survey
 from sidecar.units import size_text
 
 QUIET_S = 60.0
@@ -69,9 +69,10 @@ class Bulletin:
         where = f" on branch {branch}" if branch else ""
         log.info(f"durable {snapshot}{where}: {changed:,} changed, {size_text(size)}, lag {lag:.1f} s")
 
-    def good(self, pending: int, first: float) -> None:
-        """All that a sync looked at is durable; ``pending`` paths changed since, the oldest at ``first``."""
+    def good(self, pending: int, first: float, began: float) -> None:
+        """All is durable that a sync saw, whose look ``began`` then; ``pending`` paths changed since ``first``."""
         sync = self.state.sync
+        sync.looked_mono = began
         if sync.error:
             log.info(f"durable again after {time.time() - (sync.error_since or time.time()):.0f} s: {sync.snapshot}")
         sync.error, sync.error_since, sync.error_code, sync.denied = None, None, "", False

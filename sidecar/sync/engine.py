@@ -25,13 +25,15 @@ from sidecar.state import State
 from sidecar.stores.base import Denied, Refused, Revision, Source, Store, StoreError, Unavailable
 from sidecar.sync import heap, history, pace
 from sidecar.sync.bulletin import Bulletin, Result
+from sidecar.sync.edits import keep_edits
 from sidecar.sync.line import Base, Line
+from sidecar.sync.look import Hints as LookHints
+from sidecar.sync.look import Look, Survey
 from sidecar.sync.mend import carried, strays
 from sidecar.sync.pace import Budget
 from sidecar.sync.pack import pack, unpack_failed
 from sidecar.sync.rights import Edited, Fenced, Tenure, Withdrawn
-from sidecar.sync.survey import Hints as LookHints
-from sidecar.sync.survey import Look, Survey, Surveyor
+from sidecar.sync.survey import Surveyor
 from sidecar.sync.watch import Hints, Watcher
 
 SMALL = 1024 * 1024
@@ -113,6 +115,7 @@ class Engine:
         self._roomless: dict[str, str] = {}
         self._later: dict[str, float] = {}  # large databases whose turn comes then
         self._from: str | None = None
+        self._edits_at: Revision | None = None  # the head of whose edits there is a copy
         self.left: frozenset[SnapshotId] | None = None
         """Once fenced: the snapshots of which one is the last that it put on the main line."""
         self._retired = False
@@ -291,6 +294,7 @@ class Engine:
     async def _snapshot(self, why: Why, until: float, forget: str = "") -> Result:
         if self._retired:
             return Result(False, error="another engine goes on from here: ask again", code="unavailable")
+        began = time.monotonic()
         self._collect()
         dirty, self._dirty = self._dirty, {}
         first, self._first = self._first or time.monotonic(), 0.0
@@ -335,7 +339,7 @@ class Engine:
             self._short_of_room(first)
         elif result.ok:
             self._failures, self._not_before = 0, 0.0
-            self.bulletin.good(self._waiting(), self._first or time.monotonic())
+            self.bulletin.good(self._waiting(), self._first or time.monotonic(), began)
         else:
             self._bad(result, dirty, first)
         if result.changed >= heap.MANY and why != "final":
@@ -395,6 +399,7 @@ class Engine:
         number = self.line.next_id()
         again: dict[str, Source] = {}
         if look.reassert:
+            await self._keep_edits()
             taken = await self.line.patiently(carried(self.store, self.line.ours, survey, self.index, folder))
             survey.staged.extend(taken.staged)
             again = taken.put
@@ -429,6 +434,20 @@ class Engine:
         lag = time.monotonic() - first
         self.bulletin.durable(number, revision, package.changed, package.bytes, lag, self.line.branch)
         return self._result(survey, package.changed)
+
+    async def _keep_edits(self) -> None:
+        """Before our snapshot goes on top of somebody's edit: a copy of what they changed. Raises StoreError."""
+        head = self.line.head
+        if self._from is not None or self.line.branch is not None or head == self._edits_at:
+            return
+        keeping = keep_edits(self.store, self.line.ours, head, self.index, self.options.state_dir)
+        try:
+            found = str(await self.line.patiently(keeping))
+        except OSError as error:
+            found = f"no copy could be made of it ({error.strerror or error}): the store's history has it"
+        self._edits_at = head
+        if found:
+            log.warning(f"of the edit in the store: {found}")
 
     async def _edited(self) -> None:
         """The store was edited by hand, and its lease is ours still: put all of our snapshot there again."""

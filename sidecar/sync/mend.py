@@ -14,7 +14,7 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import BUNDLES, SHARDS, Entry
 from sidecar.snapshot.stage import Staged
 from sidecar.stores.base import Revision, Source, Store
-from sidecar.sync.survey import Survey
+from sidecar.sync.look import Survey
 
 
 @dataclass(frozen=True, slots=True)

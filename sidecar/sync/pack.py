@@ -20,7 +20,7 @@ from sidecar.sync import history, plan
 from sidecar.sync.compact import moved
 from sidecar.sync.compose import compose
 from sidecar.sync.lists import Hashes
-from sidecar.sync.survey import Survey
+from sidecar.sync.look import Survey
 
 
 class Writer(Protocol):

@@ -14,74 +14,21 @@ from sidecar.snapshot.found import Found
 from sidecar.snapshot.index import Index, Row
 from sidecar.snapshot.manifest import RootRecord, root_of
 from sidecar.snapshot.mounts import mount_of
-from sidecar.snapshot.scan import RootKind, Scan, moved, scan_paths, scan_root
+from sidecar.snapshot.scan import Scan, moved, scan_paths, scan_root
 from sidecar.snapshot.stage import Staged, stage
 from sidecar.sync.forgetting import carried_only
+from sidecar.sync.look import Hints, Look, Survey
 from sidecar.sync.plan import looks_like_database, lost, mass_deletion
-from sidecar.sync.staging import Staging, recent
+from sidecar.sync.seen import Seen, joined
+from sidecar.sync.staging import Staging
 from sidecar.sync.unseen import unseen
 
-Hints = Mapping[str, Iterable[str] | None] | None
 FEW = 2000
 """Up to so many files of a root are looked at one by one where that tells more than their number."""
 
+
 LOOKS = 3
 """How often what moves is staged anew before it goes in as ``unsettled``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How to look: at ``hints`` or at everything; and what may be believed.
-
-    ``hints`` are, for each root that is looked at, the paths below it that may have changed, or None for all of it.
-    ``confirm_held`` are roots whose mass deletion an earlier look saw and this one may confirm, each with how many
-    entries that look missed: where more are missing now, this look is the first to see it. ``confirm_present`` lets
-    any mass deletion through in a root that is there and readable (a checkpoint: the app says that it means it).
-    ``forget`` is a root, or a path of one, of which what is only carried forward goes.
-    ``reassert`` puts every file again, after somebody else changed the store's copies. ``still`` is said where nobody
-    writes any more: then nothing is looked at twice.
-    With ``paced`` large databases are copied now and then only.
-    """
-
-    hints: Hints = None
-    confirm_held: Mapping[str, int] = field(default_factory=dict)
-    confirm_present: bool = False
-    reassert: bool = False
-    still: bool = False
-    paced: bool = False
-    forget: str = ""
-
-
-@dataclass(slots=True)
-class Survey:
-    """What a look found. ``reason`` is false where nothing of it is worth a commit."""
-
-    staged: list[Staged] = field(default_factory=list)
-    gone: list[Row] = field(default_factory=list)
-    roots: list[RootRecord] = field(default_factory=list)
-    held: dict[str, int] = field(default_factory=dict)  # root -> entries whose deletion is held back
-    buried: dict[str, str] = field(default_factory=dict)  # shipped paths that main deleted -> what was shipped
-    looked: bool = False  # all that the image brought was looked for, whether a snapshot had it or not
-    forgotten: frozenset[str] = frozenset()  # of those that go: let go of, and on the disk perhaps as ever
-    confirmed: set[str] = field(default_factory=set)  # roots whose mass deletion goes through: keep what was before
-    unreadable: dict[str, str] = field(default_factory=dict)
-    stale: dict[str, str] = field(default_factory=dict)
-    deferred: dict[str, float] = field(default_factory=dict)  # large databases -> seconds until they are due
-    kinds: dict[str, RootKind] = field(default_factory=dict)
-    excluded: dict[str, int] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
-    roomless: frozenset[str] = frozenset()  # the unreadable ones that only wait for disk space
-    flagged: dict[str, str] = field(default_factory=dict)  # what the index has that is not as it should be
-    totals: dict[str, tuple[int, int]] = field(default_factory=dict)  # root -> durable files, and their bytes
-    reason: bool = False
-
-    def trouble(self) -> dict[str, str]:
-        """Every entry that is not kept as it is on disk: path -> unsettled, stale or unreadable."""
-        out = dict(self.flagged)
-        for path in (*(s.entry.path for s in self.staged), *(row.entry.path for row in self.gone)):
-            out.pop(path, None)
-        out.update({s.entry.path: s.entry.flag for s in self.staged if s.entry.flag})
-        return out | dict.fromkeys(self.unreadable, "unreadable") | dict.fromkeys(self.stale, "stale")
 
 
 @dataclass(slots=True)
@@ -118,7 +65,7 @@ class Surveyor:
         for left in reversed(range(LOOKS)):
             if how.still or not (seen.survey.gone or any(map(self._news, staging.staged.values()))):
                 break
-            hints = _joined(hints, more())
+            hints = joined(hints, more())
             again = self._see(how, hints)
             other = seen.names ^ again.names | seen.missing ^ again.missing
             steady = calm or again.folders_as_in(seen)
@@ -138,9 +85,9 @@ class Surveyor:
         out.totals = {root.name: self.index.totals(root.name) for root in self.roots}
         return out
 
-    def _see(self, how: Look, hints: Hints) -> _Seen:
+    def _see(self, how: Look, hints: Hints) -> Seen:
         out = Survey()
-        seen = _Seen(out, time.time_ns())
+        seen = Seen(out, time.time_ns())
         before = {r.name: r for r in self.index.roots()}
         for root in self.roots:
             if hints is not None and root.name not in hints:
@@ -268,7 +215,7 @@ class Surveyor:
                     return here
         return None
 
-    def _finish(self, seen: _Seen, how: Look, staging: Staging, folder: Path) -> None:
+    def _finish(self, seen: Seen, how: Look, staging: Staging, folder: Path) -> None:
         out = seen.survey
         out.staged = [_marked(s) if s.entry.path in out.unreadable else s for s in staging.staged.values()]
         out.unreadable.update(staging.unreadable)
@@ -354,46 +301,3 @@ class Surveyor:
 def _marked(staged: Staged) -> Staged:
     entry = replace(staged.entry, flag="unreadable")
     return replace(staged, row=replace(staged.row, entry=entry, settled=False))
-
-
-@dataclass(slots=True)
-class _Seen:
-    """One pass over the roots, ``began`` then (ns); ``names`` and ``folders`` are of all that differs from the index.
-
-    ``folders`` are with the times that tell whether a name came to them or left them.
-    """
-
-    survey: Survey
-    began: int
-    changed: list[Found] = field(default_factory=list)
-    touched: list[Found] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
-    missing: set[str] = field(default_factory=set)
-    folders: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    def handed_over(self) -> list[Found]:
-        """What has changed, which is kept no longer: of a first look at many files it is what takes most memory."""
-        changed, self.changed = self.changed, []
-        return changed
-
-    def note(self, scan: Scan) -> None:
-        """Keep what was found, before it is judged."""
-        self.names.update(here.path for here in scan.changed)
-        self.missing.update(scan.missing)
-        dirs = (here for here in (*scan.changed, *scan.touched) if here.kind == "dir")
-        self.folders.update((here.path, (here.stat.mtime_ns, here.stat.ctime_ns)) for here in dirs)
-
-    def folders_as_in(self, before: _Seen) -> bool:
-        """Whether no name can have come and gone since ``before`` saw the folders."""
-        fresh = any(recent(ctime, before.began) for _, ctime in before.folders.values())
-        return not fresh and self.folders == before.folders
-
-
-def _joined(hints: Hints, more: Mapping[str, Iterable[str]]) -> Hints:
-    if hints is None:
-        return None
-    out = dict(hints)
-    for root, paths in more.items():
-        known = out.get(root, ())
-        out[root] = None if known is None else {*known, *paths}
-    return out

@@ -170,8 +170,9 @@ def token_scope(found: Inspection | None, *, hub: bool) -> Item:
         fix = "make a fine-grained token that may read and write this dataset, put it into HF_TOKEN, restart"
         return Item(name, "fail", found.trouble or "the token may not write the store", fix)
     if found.wider is None:
-        why = f": {found.trouble}" if found.trouble else ""
-        return Item(name, "unknown", f"the Hub doesn't say what the token may do{why}", "look in the token's settings")
+        if found.trouble:
+            return not_looked(name, asked=True)
+        return Item(name, "unknown", "the Hub doesn't say what the token may do", "look in the token's settings")
     if found.wider:
         fix = (
             "make a fine-grained token with read and write access to the contents of this dataset only, put it into"
@@ -191,7 +192,7 @@ def store_private(
     if not hub:
         return Item(name, "pass", "the store is a folder" + ("" if persistent else " on this machine"))
     if found is None or found.public is None:
-        return not_looked(name, found.trouble if found is not None else "")
+        return not_looked(name, asked=found is not None)
     if found.public:
         fix = "make the dataset private in its settings, or encrypt (SIDECAR_AGE_RECIPIENT)"
         text = "the dataset is public and not encrypted: everybody can read it"
@@ -199,11 +200,11 @@ def store_private(
     return Item(name, "pass", "the dataset is private")
 
 
-def commit_count(commits: int | None, *, hub: bool, why: str = "") -> Item:
-    """``why`` the number can't be told."""
+def commit_count(commits: int | None, *, hub: bool, asked: bool = False) -> Item:
+    """``asked``: the store was, and could not tell."""
     name = "commit-count"
     if commits is None:
-        return not_looked(name, why)
+        return not_looked(name, asked=asked)
     if hub and commits >= LONG_HISTORY:
         fix = "`sidecar prune`, or set SIDECAR_SQUASH_AFTER (neither can be undone)"
         return Item(name, "warn", f"{commits:,} commits: a long history makes the Hub slow", fix)
@@ -214,7 +215,7 @@ def single_writer(found: Inspection | None) -> Item:
     """Did two instances take the lease from each other?"""
     name = "single-writer"
     if found is None or found.turns is None:
-        return not_looked(name, found.trouble if found is not None else "")
+        return not_looked(name, asked=found is not None)
     if found.turns:
         fix = "run one replica of this Space; give a copy of it a store of its own (SIDECAR_STORE)"
         within = f"within the hour before {rfc3339(found.turns_at)}: {_some(found.turns)}"
@@ -241,8 +242,11 @@ def local_only(local: LocalOnly | None, *, names: bool, value: str = "") -> Item
     return Item(name, "warn", f"local only, gone with this machine: {listed}{bound}", fix)
 
 
-def not_looked(name: str, why: str = "") -> Item:
-    return Item(name, "unknown", why or "not looked at yet", "run `sidecar doctor`" if not why else "see the log")
+def not_looked(name: str, *, asked: bool = False) -> Item:
+    """What is not known yet, or, ``asked``, could not be learnt of the store: why is said in remote-persistence."""
+    if asked:
+        return Item(name, "unknown", "the store could not tell", "see remote-persistence")
+    return Item(name, "unknown", "not looked at yet", "run `sidecar doctor`")
 
 
 def _some(names: Sequence[str]) -> str:

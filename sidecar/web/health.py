@@ -44,7 +44,7 @@ WARN = {
     "stale-entries": "The snapshot holds older copies of files that could not be captured since.",
     "unsettled-entries": "Files changed while they were read: the snapshot may hold them half written.",
     "unreadable-entries": "Files can't be read: the snapshot keeps their last known content.",
-    "verify-failed": "A check of the restored files failed.",
+    "verify-failed": "A check failed (SIDECAR_VERIFY).",
     "keepalive-overdue": "No ping came from outside for too long: the Space may fall asleep.",
 }
 NOTED = {
@@ -63,7 +63,6 @@ NOTED = {
     "socket-unavailable": "Our own commands can't reach this agent.",
     "undeclared-root": "The snapshot holds a root that SIDECAR_PATHS doesn't name.",
     "upstream-down": "The main program accepts no connections: visitors get an error page.",
-    "unsupported": "A setting has no effect in this version.",
 }
 """What other rooms note, for readers who may not see their own sentences: those could name a file."""
 SENTENCES = NOTED | WARN | FAIL

@@ -93,6 +93,7 @@ def status(state: State, now_mono: float, *, names: bool) -> dict[str, Any]:
             "agent": state.keepalive.agent,
             "every_s": state.keepalive.every_s,
         },
+        "heartbeat": _heartbeat(state, names),
         "commits": {
             "hour": state.commits_hour,
             "total": state.commits_total,
@@ -123,6 +124,15 @@ def status(state: State, now_mono: float, *, names: bool) -> dict[str, Any]:
         "started": rfc3339(state.started),
         "uptime_s": round(max(0.0, now_mono - state.started_mono), 1),
     }
+
+
+def _heartbeat(state: State, names: bool) -> dict[str, Any] | None:
+    """The last word that was posted, and whether it was taken."""
+    last = state.heartbeat
+    if last is None:
+        return None
+    error = last["error"] if names or last["error"] is None else _HIDDEN
+    return {"event": last["event"], "at": rfc3339(last["at"]), "error": error}
 
 
 def _sync(state: State, now_mono: float, names: bool) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def test_a_token_as_narrow_as_it_should_be_and_a_private_dataset(desk: Desk, hub
     assert item(desk("doctor", "--json"), "token-scope")["state"] == "pass"
 
 
-def test_a_public_dataset_a_token_that_only_reads_and_a_hub_that_is_away(desk: Desk, hub: LocalHub) -> None:
+def test_a_public_dataset_and_a_token_that_only_reads(desk: Desk, hub: LocalHub) -> None:
     assert desk("sync").code == 0
     hub.set_private("alice/state", False)
     answer = desk("doctor", "--json")
@@ -208,6 +208,15 @@ def test_a_public_dataset_a_token_that_only_reads_and_a_hub_that_is_away(desk: D
     answer = desk("doctor", "--json")
     assert (answer.code, item(answer, "remote-persistence")["state"]) == (1, "fail")
     assert "hf_unknown" not in answer.out + answer.err
+
+
+def test_a_hub_that_is_away_is_no_failure_of_what_it_keeps(desk: Desk, hub: LocalHub) -> None:
+    hub.stop()
+    answer = desk("doctor", "--json")
+    assert answer.code == 0
+    assert item(answer, "remote-persistence")["state"] == "warn"
+    assert "out of reach" in item(answer, "remote-persistence")["text"]
+    assert {"store-private": "unknown", "commit-count": "unknown"}.items() <= states(answer).items()
 
 
 def test_two_instances_that_held_the_lease_by_turns_are_told_of(desk: Desk, hub: LocalHub) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -143,7 +142,7 @@ def test_what_may_not_be_read_or_entered_is_compared_and_cleared_up(desk: Desk, 
     assert stat.S_IMODE(closed.stat().st_mode) == 0o500
 
 
-def slow_drill(desk: Desk, tmp_path: Path, hub: LocalHub, *words: str) -> tuple[subprocess.Popen[bytes], Path]:
+def slow_drill(desk: Desk, tmp_path: Path, hub: LocalHub) -> tuple[subprocess.Popen[bytes], Path]:
     """A drill in a process of its own that hangs in a download, and its folder."""
     (tmp_path / "data").mkdir()
     for n in range(5):
@@ -158,7 +157,7 @@ def slow_drill(desk: Desk, tmp_path: Path, hub: LocalHub, *words: str) -> tuple[
     )
     assert desk("sync").code == 0
     hub.fault("pass", endpoint="resolve", path="data/", delay=30)
-    process = desk.start("drill", *words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = desk.start("drill", stdout=subprocess.DEVNULL)
     until = time.monotonic() + 20
     while not left(state) or not any((state / left(state)[0]).iterdir()):
         assert process.poll() is None, process.stderr and process.stderr.read()
@@ -177,15 +176,3 @@ def test_a_killed_drill_leaves_a_folder_that_the_next_one_removes(desk: Desk, tm
         hub.clear_faults()
         assert desk("drill").code == 0
         assert left(state) == []
-
-
-def test_a_drill_whose_agent_is_gone_clears_up_and_ends(desk: Desk, tmp_path: Path) -> None:
-    with LocalHub(tmp_path / "hub") as hub:
-        process, state = slow_drill(desk, tmp_path, hub, "--watched")
-        assert process.stdin is not None
-        process.stdin.close()
-        assert process.wait(10) == 128 + signal.SIGTERM
-        assert process.stderr is not None
-        process.stderr.close()
-        assert left(state) == []
-        assert not (state / FILE).exists()

@@ -65,7 +65,8 @@ class Found:
 def campaign(home: Path, store: str, kills: int, rng: random.Random, *, keeps_disk: bool, **settings: str) -> Found:
     """Kill ``kills`` times in one Space. With ``keeps_disk`` nothing is ever cleared up: what grows is seen."""
     found, began = Found(), time.monotonic()
-    space = Space(home, store, **{**SETTINGS, "TMPDIR": str(home / "tmp"), **settings})
+    paths = f"data={home}/disk/data\nconf={home}/disk/conf?layout=bundle"
+    space = Space(home, store, paths, **{**SETTINGS, "TMPDIR": str(home / "tmp"), **settings})
     (home / "tmp").mkdir()
     with living(space):
         while found.kills.total() < kills:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tests.faults.campaign import Found, campaign
-from tests.faults.writer import JOURNAL, wrong
+from tests.faults.writer import JOURNAL, SHELF_NAME, shelf, wrong
 from tests.hub.identity import DEFAULT_TOKEN
 from tests.hub.server import LocalHub
 
@@ -49,5 +49,12 @@ def test_the_writer_sees_what_is_missing_older_and_torn(tmp_path: Path) -> None:
         "torn: version -1 instead of 5 (-1 torn, -2 missing)",
         "torn-and-new: torn",
     ]
+    for path, content in shelf(tmp_path / "disk"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    known |= {SHELF_NAME: 1}
+    assert len(list(wrong(tmp_path / "disk", tmp_path, known))) == 4
+    (tmp_path / "disk/conf/3/3").unlink()
+    assert "half restored: 299 of 300" in list(wrong(tmp_path / "disk", tmp_path, known))[-1]
     (tmp_path / JOURNAL).touch()
     assert "half in place" in list(wrong(tmp_path / "disk", tmp_path, known))[-1]

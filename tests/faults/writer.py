@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 FILES = 40
+SHELF = 300
+"""Files of another root, which are written once: enough of them that a kill may come in the middle of a restore."""
+SHELF_NAME = "the shelf"
 JOURNAL = "restore-journal.jsonl"
 STAGING = ".sidecar-tmp-"
 
@@ -41,6 +44,8 @@ def main() -> None:
     with open(home / "begun", "a") as out:
         out.write(".")
     if sys.argv[4:] != ["check"]:
+        if SHELF_NAME not in newest:
+            fill(disk, home, state)
         write(disk, home, state, len(newest))
 
 
@@ -54,6 +59,8 @@ def acknowledged(home: Path) -> Mapping[str, int]:
 def wrong(disk: Path, state: Path, newest: Mapping[str, int]) -> Iterator[str]:
     """What a main that starts must never find: each finding in a line."""
     for name, version in newest.items():
+        if name == SHELF_NAME:
+            continue
         # It may be newer than what was acknowledged, never older; each file says itself whether it is whole.
         found = version_of(disk / "data" / name)
         if found < version:
@@ -61,8 +68,35 @@ def wrong(disk: Path, state: Path, newest: Mapping[str, int]) -> Iterator[str]:
     for name in {path.name for path in (disk / "data").iterdir()} - newest.keys():
         if not name.startswith(STAGING) and version_of(disk / "data" / name) == -1:
             yield f"{name}: torn"
+    if SHELF_NAME in newest:
+        whole = sum(path.read_bytes() == data for path, data in shelf(disk) if path.exists())
+        if whole < SHELF:
+            yield f"half restored: {whole} of {SHELF} files of a root are there and whole"
     if (state / JOURNAL).exists():
         yield "main was started on a restore that is half in place"
+
+
+def shelf(disk: Path) -> Iterator[tuple[Path, bytes]]:
+    """The files of the other root, and what stands in each."""
+    for n in range(SHELF):
+        yield disk / "conf" / f"{n % 7}" / f"{n}", hashlib.sha256(b"%d" % n).digest() * (n % 50)
+
+
+def fill(disk: Path, home: Path, state: Path) -> None:
+    """Write the other root, and have it acknowledged as a whole."""
+    for path, data in shelf(disk):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    if checkpoint(state):
+        note(home, SHELF_NAME, 1)
+
+
+def note(home: Path, name: str, version: int) -> None:
+    """Remember, come what may, that this was acknowledged."""
+    with open(home / "ledger", "a") as out:
+        out.write(json.dumps({"name": name, "version": version}) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def write(disk: Path, home: Path, state: Path, number: int) -> None:
@@ -75,10 +109,7 @@ def write(disk: Path, home: Path, state: Path, number: int) -> None:
         os.rename(scratch, disk / "data" / name)
         number += 1
         if checkpoint(state):
-            with open(home / "ledger", "a") as out:
-                out.write(json.dumps({"name": name, "version": version}) + "\n")
-                out.flush()
-                os.fsync(out.fileno())
+            note(home, name, version)
         time.sleep(0.05)
 
 

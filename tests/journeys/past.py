@@ -18,6 +18,7 @@ from tests.journeys.space import Space, living, tree
 IDENTITY = "alice/app"
 MANIFEST = ".sidecar/manifest.json"
 LEASE = ".sidecar/lease.json"
+RECOVERY = ".sidecar/recovery.jsonl"
 SNAPSHOT = "sidecar: snapshot "
 
 FIRST = {"data/a.txt": b"one\n", "data/deep/b.bin": bytes(range(256)) * 9, "conf/c.json": b'{"n": 1}\n'}
@@ -94,9 +95,9 @@ def watched(hub: LocalHub, repo: str, earlier: Mapping[str, tuple[object, ...]])
 
 
 def require_all(hub: LocalHub, repo: str, commit: dict[str, Any], earlier: Mapping[str, tuple[object, ...]]) -> None:
-    """A commit of the sidecar either touches the lease alone, or names and holds every earlier file."""
+    """A commit of the sidecar touches the lease and its record alone, or names and holds every earlier file."""
     if not commit["title"].startswith(SNAPSHOT):
-        assert commit["put"] == [LEASE], commit
+        assert set(commit["put"]) <= {LEASE, RECOVERY}, commit
         assert commit["drop"] == [], commit
         return
     manifest = json.loads(hub.read(repo, MANIFEST, commit["sha"]))

@@ -91,6 +91,9 @@ def silent(tmp: Path) -> None:
         while branch not in hub.branches(REPO) and time.monotonic() < until:
             time.sleep(0.1)
         assert whole(hub, branch)["data/late"] == b"late"
+        assert (old.post("/checkpoint")[0], old.post("/checkpoint")[1]["error"]) == (409, "fenced")
+        assert "fenced" in old.get("/health")["notes"]
+        assert "FENCED: another instance holds the lease" in old.said()
         # Its agent dies: the next one is fenced as well.
         agent = agent_of(old)
         os.kill(agent, signal.SIGKILL)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.journeys.space import Space, agent_of, living
+from tests.journeys.space import Space, agent_of, living, not_last_in_line
 from tests.snapshot.test_uncovered import database
 
 
@@ -26,7 +26,7 @@ def ping(space: Space, **headers: str) -> None:
 def the_agent_drills_by_itself_and_says_so(tmp_path: Path) -> None:
     with living(Space(tmp_path, f"file://{tmp_path}/store", SIDECAR_DRILL="2s")) as space:
         found = database(space.disk / "data/app.db")
-        space.start(SIDECAR_VERIFY=f"sqlite: {found}")
+        space.start(SIDECAR_VERIFY=f"sqlite: {found}", PYTHONPATH=not_last_in_line(tmp_path))
         space.running()
         kept = space.checkpoint()
         done = space.wait(lambda s: s["drill"] and s["drill"]["snapshot"] == kept["snapshot"])

@@ -18,8 +18,9 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Manifest, SnapshotId
 from sidecar.state import RestoreProgress
 from sidecar.stores.folder import FolderStore
+from sidecar.sync.look import Look
 from sidecar.sync.pack import pack
-from sidecar.sync.survey import Look, Surveyor
+from sidecar.sync.survey import Surveyor
 from tests.sync.rig import Me
 
 STORE_ID = "test-store"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.recovery.claim import Claimed
@@ -99,6 +99,7 @@ def test_a_history_without_times_or_of_others_says_nothing():
     assert by_turns([Commit("r", "Update README.md", 1.0)]) is None
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0, 300), st.sampled_from("abc")), max_size=9))
 def test_it_is_told_exactly_where_a_holder_returns_within_the_hour(claims):
     claims = sorted(claims)

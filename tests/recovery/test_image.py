@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from sidecar.recovery import image
-from sidecar.recovery.plan import Image, Local, decide, printed
+from sidecar.recovery.choice import Image, Local, decide, printed
 from sidecar.snapshot import stage as staging
 from sidecar.snapshot.index import Index, Stat
 from sidecar.snapshot.manifest import FOLDER, Entry, fingerprint
@@ -262,7 +262,7 @@ def test_an_older_revision_on_a_fresh_disk(line: Line) -> None:
 
 
 def test_killed_between_journal_and_end_it_goes_on_as_it_began(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidecar.recovery import restore as restoring
+    from sidecar.recovery import job
 
     line.container({"conf": "A", "gone": "g"})
     (line.root / "gone").unlink()
@@ -273,7 +273,7 @@ def test_killed_between_journal_and_end_it_goes_on_as_it_began(line: Line, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(restoring, "apply", killed)
+        patch.setattr(job, "apply", killed)
         with pytest.raises(KeyboardInterrupt):
             line.container({"conf": "B", "gone": "g"})
     assert (line.read("conf"), line.read("gone")) == ("B", "g")

@@ -20,7 +20,7 @@ from sidecar.snapshot.keeping import ids, near
 from sidecar.snapshot.manifest import LEASE, PATH
 from sidecar.stores.base import Commit, Unavailable
 from sidecar.stores.folder import FolderStore
-from sidecar.sync.survey import Look
+from sidecar.sync.look import Look
 from tests.snapshot.disk import FAST
 from tests.sync.faulty import Faulty
 from tests.sync.rig import STORE_ID, Rig

@@ -9,19 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sidecar.recovery.plan import (
-    Local,
-    Mode,
-    Place,
-    Plan,
-    Step,
-    decide,
-    equal,
-    operations,
-    ordered,
-    untouched,
-    wants_hash,
-)
+from sidecar.recovery.choice import Local, Mode, decide, equal, untouched, wants_hash
+from sidecar.recovery.plan import Place, Plan, Step, operations, ordered
 from sidecar.snapshot.index import Row, Stat
 from sidecar.snapshot.manifest import Entry, Kind, Manifest, RootRecord, SnapshotId
 from tests.snapshot.shapes import manifests

@@ -16,7 +16,18 @@ from typing import Any
 
 import pytest
 
-from sidecar.stores.base import Conflict, Corrupt, NotFound, Ranged, Refused, Revision, Source, Store, StoreError
+from sidecar.stores.base import (
+    Conflict,
+    Corrupt,
+    Identified,
+    NotFound,
+    Ranged,
+    Refused,
+    Revision,
+    Source,
+    Store,
+    StoreError,
+)
 from tests.stores.conftest import Subject
 
 ODD_NAMES = (
@@ -44,6 +55,26 @@ def raw(source: Source) -> bytes:
 
 def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def test_a_store_that_tells_files_apart_without_reading_them_is_right(store: Subject) -> None:
+    large = os.urandom(9_000_000)
+
+    async def scenario(s: Store) -> None:
+        if not isinstance(s, Identified):
+            pytest.skip("this one can't")
+        put = {"r/a": b"1", "r/same": b"1", "r/large": large, "r/stays": b"stays"}
+        first = await s.commit(await s.head(), put, [], "first")
+        second = await s.commit(first, {"r/a": b"2", "r/large": large[::-1]}, ["r/same"], "second")
+        before, after = await s.identities(first), await s.identities(second)
+        assert set(before) == set(await s.listing(first))
+        assert before["r/a"] == before["r/same"]
+        differing = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+        assert differing == {"r/a", "r/same", "r/large"}
+        with pytest.raises(NotFound):
+            await s.identities("0" * 40)
+
+    store.run(scenario)
 
 
 def test_a_new_place_is_empty(store: Subject) -> None:

@@ -60,6 +60,9 @@ class Faulty:
     async def listing(self, revision: Revision) -> Mapping[str, int]:
         return await self._do("listing", revision)
 
+    async def identities(self, revision: Revision) -> Mapping[str, str]:
+        return await self._do("identities", revision)
+
     async def commit(
         self,
         parent: Revision | None,

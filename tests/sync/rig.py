@@ -16,8 +16,9 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Manifest, SnapshotId
 from sidecar.stores.base import Store
 from sidecar.stores.folder import FolderStore
+from sidecar.sync.look import Look, Survey
 from sidecar.sync.pack import Package, pack
-from sidecar.sync.survey import Look, Survey, Surveyor
+from sidecar.sync.survey import Surveyor
 from tests.recovery.world import World
 
 T = TypeVar("T")

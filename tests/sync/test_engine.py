@@ -21,10 +21,11 @@ from sidecar.snapshot import stage as staging
 from sidecar.snapshot.manifest import ASKS, HANDS, LEASE, SnapshotId
 from sidecar.snapshot.stage import NoRoom
 from sidecar.stores.base import Denied, Refused, Unavailable
+from sidecar.sync import edits, pace
 from sidecar.sync import line as lines
-from sidecar.sync import pace
 from sidecar.sync.line import Base
-from sidecar.sync.survey import Look, Surveyor
+from sidecar.sync.look import Look
+from sidecar.sync.survey import Surveyor
 from tests.recovery.world import picture
 from tests.sync.faulty import begin, contents, held, titles
 from tests.sync.lives import Life, live, snapshots, until
@@ -812,6 +813,55 @@ def test_new_metadata_after_an_edit_brings_the_bytes_too(base: Path) -> None:
         (life.root / "a").chmod(0o600)
         assert (await life.told()).ok
         assert picture(await life.restored() / "data") == picture(life.root)
+
+    live(base, scenario)
+
+
+def test_what_somebody_changed_in_the_store_is_copied_before_ours_goes_on_top(base: Path) -> None:
+    async def scenario(life: Life) -> None:
+        life.fill("a", "d/b", "same", "gone")
+        await life.engine.snapshot("asked")
+        store, conflicts = life.store.store, life.own / "conflicts"
+        put = {"data/a": b"A", "data/d/b": b"longer than ours", "notes.txt": b"not ours"}
+        await store.commit(await store.head(), put, ["data/gone"], "Update files")
+        life.store.plan["fetch"] = ["ok", AWAY]  # the lease is read, their files can't be now
+        life.fill("new")
+        assert not (await life.told()).ok
+        assert not conflicts.exists()
+        assert (await contents(store))["data/a"] == b"A", "nothing goes on top of what could not be copied yet"
+        assert (await life.told()).ok
+        (folder,) = conflicts.iterdir()
+        there = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        assert there == {"data/a": b"A", "data/d/b": b"longer than ours"}
+        assert (life.root / "a").read_text() == "a", "main's files are main's"
+        now = await contents(store)
+        assert (now["data/a"], now["data/gone"], now["notes.txt"]) == (b"a", b"gone", b"not ours")
+
+    live(base, scenario)
+
+
+def test_copies_of_edits_are_bounded(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edits, "MOST_EDITS", 2)
+    monkeypatch.setattr(edits, "MOST_FILES", 3)
+    monkeypatch.setattr(edits, "MOST_BYTES", 250)
+
+    async def scenario(life: Life) -> None:
+        life.fill(*"abcdefg")
+        await life.engine.snapshot("asked")
+        store, conflicts = life.store.store, life.own / "conflicts"
+        conflicts.mkdir()
+        (conflicts / "2026-01-01T000000Z").mkdir()  # of a restore: the only copy of what was on this disk
+        for n, size in enumerate((1, 100, 120)):
+            put: dict[str, Any] = {f"data/{name}": str(n).encode() * size for name in "abcdefg"}
+            await store.commit(await store.head(), put, [], "Update files")
+            life.fill(f"new-{n}")
+            assert (await life.told()).ok
+        found = sorted(p.name for p in conflicts.iterdir())
+        assert found[0] == "2026-01-01T000000Z"
+        assert len(found) == 3
+        kept = {p.name: p.read_bytes() for name in found[1:] for p in (conflicts / name / "data").iterdir()}
+        assert set(kept) == {"a", "b"}, "three would be too much"
+        assert {data[:1] for data in kept.values()} <= {b"1", b"2"}
 
     live(base, scenario)
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.snapshot import shards
-from sidecar.sync.survey import Look
+from sidecar.sync.look import Look
 from tests.recovery.world import picture
 from tests.snapshot.disk import FAST
 from tests.snapshot.shapes import segments

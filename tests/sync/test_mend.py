@@ -12,8 +12,8 @@ from sidecar.snapshot import bundle, shards
 from sidecar.snapshot import stage as staging
 from sidecar.snapshot.manifest import PATH
 from sidecar.sync import plan
+from sidecar.sync.look import Look
 from sidecar.sync.mend import carried, strays
-from sidecar.sync.survey import Look
 from tests.sync.rig import Rig
 
 

@@ -19,8 +19,8 @@ from sidecar.snapshot import bundle, codec
 from sidecar.snapshot import stage as staging
 from sidecar.snapshot.manifest import PATH
 from sidecar.sync import plan
+from sidecar.sync.look import Look
 from sidecar.sync.pack import unpack_failed
-from sidecar.sync.survey import Look
 from tests.recovery.world import picture
 from tests.snapshot.disk import FAST, edit
 from tests.sync.rig import Rig

@@ -18,7 +18,7 @@ import pytest
 from sidecar.snapshot import stage as staging
 from sidecar.snapshot.manifest import Manifest
 from sidecar.sync import staging as copies
-from sidecar.sync.survey import Look, Survey
+from sidecar.sync.look import Look, Survey
 from tests.snapshot.alone import run_alone
 from tests.sync.rig import Rig
 

@@ -12,8 +12,8 @@ import pytest
 from sidecar.snapshot import stage as staging
 from sidecar.snapshot.index import Index, Known
 from sidecar.snapshot.manifest import FOLDER, PATH, Manifest, SnapshotId, fingerprint
+from sidecar.sync.look import Look
 from sidecar.sync.pack import unpack_failed
-from sidecar.sync.survey import Look
 from tests.sync.rig import Rig
 
 A, B = "a" * 64, "b" * 64

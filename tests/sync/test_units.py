@@ -19,7 +19,8 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import SnapshotId
 from sidecar.snapshot.spool import Slice
 from sidecar.snapshot.stage import Staged
-from sidecar.sync.survey import Look, Surveyor
+from sidecar.sync.look import Look
+from sidecar.sync.survey import Surveyor
 from tests.snapshot.disk import FAST
 from tests.sync.levels import Torn, opened
 

@@ -86,7 +86,7 @@ def test_what_can_not_be_known_yet():
         ({"drill": {**DRILLED, "at": WALL - 31 * 86400}}, "restore-drill", "warn", "none since"),
         ({"inspection": Inspection(writable=True, wider="write all (role write)")}, "token-scope", "warn", "write all"),
         ({"inspection": Inspection(denied=True, trouble="read only")}, "token-scope", "fail", "read only"),
-        ({"inspection": Inspection(trouble="timed out")}, "token-scope", "unknown", "timed out"),
+        ({"inspection": Inspection(trouble="timed out")}, "token-scope", "unknown", "could not tell"),
         ({"inspection": Inspection(public=True)}, "store-private", "warn", "public"),
         ({"inspection": Inspection(commits=LONG_HISTORY)}, "commit-count", "warn", "1,500 commits"),
         ({"inspection": Inspection(turns=("a", "b"), turns_at=WALL)}, "single-writer", "warn", "a, b"),
