@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -176,6 +177,39 @@ def never_comes(tmp: Path) -> None:
         restored(one, three, "data/first", "data/meanwhile", "data/later")
 
 
+def ends_while_it_claims(tmp: Path) -> None:
+    """Fenced for nobody, it is about to take the lease again when SIGTERM comes: its last sync is the new epoch's."""
+    with two(tmp, SIDECAR_HANDOFF_WAIT="1s") as (hub, old, new):
+        old.hurry(LEASE_YOUNG_S=0.5, NOBODY_S=3.0)
+        assert old.end() == 143
+        old.start("sleep", "1000")  # with the other constants
+        old.running()
+        old.checkpoint()
+        new.start("sleep", "1000", SIDECAR_HANDOFF_WAIT="20s")
+        until = time.monotonic() + 30
+        while json.loads(hub.read(REPO, past.LEASE))["state"] == "held":
+            assert time.monotonic() < until, new.said()
+            time.sleep(0.02)
+        new.kill()
+        old.wait(lambda s: s["lease"]["state"] == "fenced", 40)
+        past.write(old.disk, {"data/meanwhile": b"meanwhile"})
+        branch = f"fenced/{old.get()['instance']}"
+        while branch not in hub.branches(REPO):
+            assert time.monotonic() < until, old.said()
+            time.sleep(0.02)
+        slow = hub.fault("pass", endpoint="commit", path=".*/commit/main", delay=2.0, times=1)
+        until = time.monotonic() + 30
+        while not hub.fired(slow):
+            assert time.monotonic() < until, old.said()
+            time.sleep(0.02)
+        assert old.end() == 143, old.said()
+        assert "nobody came for the lease" in old.said()
+        assert whole(hub)["data/meanwhile"] == b"meanwhile"
+        lease = json.loads(hub.read(REPO, past.LEASE))
+        assert (lease["state"], lease["clean"], lease["epoch"]) == ("released", True, 3)
+        assert "Traceback" not in old.said()
+
+
 def comes_in_vain(tmp: Path) -> None:
     """The new one takes the lease, can't restore and gives it back: the old one goes on with it.
 
@@ -211,7 +245,16 @@ def disturbs_nobody(tmp: Path) -> None:
 
 
 JOBS: dict[str, Callable[[Path], None]] = {
-    job.__name__: job for job in (hands_over, silent, thinks_better_of_it, never_comes, comes_in_vain, disturbs_nobody)
+    job.__name__: job
+    for job in (
+        hands_over,
+        silent,
+        thinks_better_of_it,
+        never_comes,
+        ends_while_it_claims,
+        comes_in_vain,
+        disturbs_nobody,
+    )
 }
 
 

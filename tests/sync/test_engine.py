@@ -654,6 +654,67 @@ def test_a_successor_fences_us_whether_we_sync_or_look(base: Path, by: str) -> N
     live(base, scenario)
 
 
+# Making room for another engine (Syncing takes the lease again)
+
+
+def test_who_holds_still_syncs_nothing_until_it_may_go_on(base: Path) -> None:
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        await life.engine.snapshot("asked")
+        head = await life.store.head()
+        assert await life.engine.hold_still(1)
+        life.fill("b")
+        waiting = asyncio.create_task(life.told())
+        asked = asyncio.create_task(life.engine.checkpoint())
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        assert not asked.done()
+        assert await life.store.head() == head
+        assert (await life.engine.snapshot("stop", time.monotonic() + 0.1)).code == "timeout"
+        life.engine.go_on(retired=False)
+        assert (await waiting).ok
+        assert (await asked).ok
+        assert (await life.restored() / "data/b").exists()
+
+    live(base, scenario)
+
+
+def test_nobody_holds_still_in_the_middle_of_a_sync(base: Path) -> None:
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        life.store.plan["commit"] = ["hang"]
+        stuck = asyncio.create_task(life.engine.snapshot("asked", time.monotonic() + 1))
+        await until(lambda: life.store.calls.count("commit") == 1)
+        assert not await life.engine.hold_still(0.1)
+        assert not (await stuck).ok
+        assert await life.engine.hold_still(1), "an attempt that was given up holds nothing"
+        life.engine.go_on(retired=False)
+        assert (await life.engine.snapshot("asked")).ok
+
+    live(base, scenario)
+
+
+def test_who_is_retired_never_writes_again_whoever_waits_for_it(base: Path) -> None:
+    """Another engine has the index now: two of them would promote each other's commits."""
+
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        await life.engine.snapshot("asked")
+        assert await life.engine.hold_still(1)
+        life.fill("b")
+        waiting = [
+            asyncio.create_task(work)
+            for work in (life.told(), life.engine.checkpoint(), life.engine.final(time.monotonic() + 0.5))
+        ]
+        await asyncio.sleep(0.05)
+        head = await life.store.head()
+        life.engine.go_on(retired=True)
+        assert [(r.ok, r.code) for r in await asyncio.gather(*waiting)] == [(False, "unavailable")] * 3
+        assert await life.store.head() == head
+
+    live(base, scenario)
+
+
 def test_two_engines_at_once_never_write_over_each_other(base: Path) -> None:
     """One is fenced at its next commit; what the other wrote is whole."""
 
