@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sidecar.errors import ManifestError
 from sidecar.snapshot import bundle, codec, shards
-from sidecar.snapshot.manifest import FORMAT, Entry, Frame, Manifest, Shard
+from sidecar.snapshot.manifest import FORMAT, Entry, Frame, Manifest, RootRecord, Shard, SnapshotId
 from tests.snapshot.shapes import manifests
 
 HOSTILE = st.one_of(
@@ -31,6 +31,36 @@ HOSTILE = st.one_of(
     st.sampled_from(["..", ".", "/", "/etc/passwd", "data/../../x", "data/\0", "data//a", "", "data", "a" * 300]),
     st.sampled_from([-1, 1 << 63, 1 << 70, 10**6, 1e308, [], {}, [[]], [{}], "file", "dir", "symlink", "device"]),
 )
+
+
+SHA, BUNDLE = "ab" * 32, "cd" * 32
+
+
+def _seeds() -> list[Manifest]:
+    """A few manifests with something of everything: drawing whole ones takes most of an example's time."""
+
+    def file(path: str, **more: Any) -> Entry:
+        return Entry(path, "file", 0o644, 1000, 1000, 1, 3, SHA, **more)
+
+    def made(roots: tuple[str, ...], entries: list[Entry], bundles: dict[str, int], other: dict[str, str]) -> Manifest:
+        records = tuple(RootRecord(name, f"/{name}", "dir", "auto") for name in roots)
+        known = {e.path: e for e in entries}
+        return Manifest(
+            SnapshotId(7, 113), "7.112", "me/space", 1.5, "i-1", "0.1", records, known, bundles, other, other
+        )
+
+    links = [Entry("data", "dir", 0o755, 0, 0, 1), Entry("data/l", "symlink", 0o777, 0, 0, 1, target="../x")]
+    framed = [file(f"data/{n}", frame=Frame(BUNDLE, 10 * n, 10)) for n in range(5)]
+    odd = [file(os.fsdecode(b"home/user/\xff\n")), file("home/user/a/b/c/d", flag="stale")]
+    return [
+        made(("data",), [*links, file("data/a")], {}, {}),
+        made(("data",), [*links, *framed], {BUNDLE: 100}, {"data/gone": SHA}),
+        made(("data", "home/user"), [*links, *framed, *odd], {BUNDLE: 100}, {"data/0": BUNDLE}),
+        made((), [], {}, {}),
+    ]
+
+
+MANIFESTS = st.one_of(*[st.sampled_from(_seeds())] * 5, manifests())
 
 
 def spoiled(data: st.DataObject, good: bytes) -> bytes:
@@ -81,12 +111,12 @@ def accepted(raw: bytes, stored: Mapping[str, bytes] | None = None) -> None:
 
 def manifest_bytes(data: st.DataObject) -> None:
     """A manifest's bytes, edited anywhere."""
-    accepted(spoiled(data, codec.encode(data.draw(manifests(), "manifest"))))
+    accepted(spoiled(data, codec.encode(data.draw(MANIFESTS, "manifest"))))
 
 
 def manifest_values(data: st.DataObject) -> None:
     """A manifest that is good JSON, with any value in it replaced by another one."""
-    document = orjson.loads(codec.encode(data.draw(manifests(), "manifest")))
+    document = orjson.loads(codec.encode(data.draw(MANIFESTS, "manifest")))
     for _ in range(data.draw(st.integers(1, 3), "edits")):
         _replace(data, document)
     with contextlib.suppress(TypeError):  # what JSON can't say, no store can hold
@@ -117,7 +147,7 @@ def _replace(data: st.DataObject, node: Any) -> None:
 
 def shard_bytes(data: st.DataObject) -> None:
     """A part of a large manifest: edited as it is stored, or before it was packed and named."""
-    document = orjson.loads(codec.encode(data.draw(manifests(), "manifest")))
+    document = orjson.loads(codec.encode(data.draw(MANIFESTS, "manifest")))
     part, stored = shards.write(document["entries"], "data")
     if data.draw(st.booleans(), "stored"):
         stored = spoiled(data, stored)
