@@ -28,7 +28,8 @@ MATURE_S = 0.25
 """Share of a life after which its agent has what it needs in memory."""
 
 GROWTH_MB, GROWTH_FDS = 8.0, 8
-STATE_GROWTH, STATE_SLACK_MB = 1.3, 2.0
+STATE_GROWTH, STATE_SLACK_MB = 1.3, 6.0
+"""The index's write-ahead log alone takes up to 4 MB before SQLite folds it."""
 
 
 @dataclass(frozen=True)
