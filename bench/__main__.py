@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from bench.figure import Figure
 
-ALL = ("start", "durable", "idle", "health", "sync", "restore", "upload", "memory", "sqlite", "door")
+ALL = ("start", "durable", "idle", "health", "web", "sync", "restore", "upload", "memory", "sqlite", "door")
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
@@ -32,6 +33,8 @@ from sidecar.web.status import status
 
 ALWAYS = "/_sidecar"
 """Every path also answers below this one, whatever the short one means in this container."""
+OPENAPI = Path(__file__).with_name("openapi.json")
+"""What all of this answers, for programs: OpenAPI 3.1."""
 CHECKPOINT_S = 30.0
 CHECKPOINT_MAX_S = 120.0
 SYNC_MAX_S = 600.0
@@ -99,6 +102,7 @@ def build(state: State, verbs: Verbs, *, prefix: str | None, api_token: str | No
     # Only there: an app may well have a page "/forget" of its own, and nobody calls these but our commands.
     for path, endpoint in (("/forget", own.forget), ("/prune", own.prune)):
         routes.append(Route(ALWAYS + path, endpoint, methods=["POST"]))
+    routes.append(Route(f"{ALWAYS}/openapi.json", own.openapi, methods=["GET"]))
     app = Starlette(routes=routes, exception_handlers={HTTPException: own.no_such, Exception: own.broken})
     app.router.redirect_slashes = False  # a redirect would repeat whatever Host the caller made up
     return app
@@ -134,6 +138,10 @@ class _Own:
         state = self._state
         at = rfc3339(time.time())
         return _answer(200, {"ok": True, "instance": state.instance, "epoch": state.epoch, "at": at})
+
+    async def openapi(self, request: Request) -> Response:
+        text = await asyncio.to_thread(OPENAPI.read_bytes)
+        return Response(text, 200, _HEADERS, "application/json")
 
     async def metrics(self, request: Request) -> Response:
         from sidecar.web.metrics import exposition  # the client costs memory that few agents need
