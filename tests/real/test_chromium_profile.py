@@ -133,6 +133,7 @@ def test_each_snapshot_under_load_opens_with_what_it_had_or_is_flagged(tmp_path,
             except Exception:
                 assert flagged, f"{snapshot} does not open, and nothing said so"
                 continue
+            # Chromium itself writes cookies and localStorage out many seconds late: rows are what it said was done.
             if not flagged:
                 assert after["whole"], (snapshot, before, after)
                 assert after["rows"] >= before["rows"] - 1, (snapshot, before, after)
