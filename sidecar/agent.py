@@ -139,7 +139,8 @@ class Agent:
         except RestoreFailed as failure:
             return await self._failed(failure)
         except Stopped:
-            await self.start.give_back()
+            await self.recording.write("stopped")
+            await self.start.give_back(self.recording.last)
             self.link.say("done")
             return 0
         if recovered is None:

@@ -78,7 +78,7 @@ class Heartbeat:
         self._recovery = record
         if record.get("result") == "ok":
             self._send("recovery")
-        else:
+        elif record.get("result") != "stopped":
             self._fail()
 
     async def beat(self) -> None:

@@ -304,7 +304,7 @@ class Start:
             elif taken.clean is None and self._before()[1] is not None:
                 # It landed without an answer.
                 clean, resuming = self._before()
-                taken = replace(taken, clean=clean if seen.lease else None)
+                taken = replace(taken, clean=clean if self._asked_for is not None else None)
                 taken.tenure.interrupted = bool(resuming)
             self.claimed = taken
             self.state.epoch, self.state.lease = taken.tenure.epoch, "held"

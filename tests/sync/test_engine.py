@@ -22,6 +22,7 @@ from sidecar.snapshot.manifest import ASKS, HANDS, LEASE, SnapshotId
 from sidecar.snapshot.stage import NoRoom
 from sidecar.stores.base import Denied, Refused, Unavailable
 from sidecar.sync import edits, pace
+from sidecar.sync import engine as engines
 from sidecar.sync import line as lines
 from sidecar.sync.line import Base
 from sidecar.sync.look import Look
@@ -983,6 +984,90 @@ def test_what_rides_along_goes_once_and_what_came_meanwhile_stays(base: Path) ->
         await life.engine.snapshot("asked")
         assert life.engine.rides == {}
         assert (await contents(life.store))["README.md"] == b"two"
+
+    live(base, scenario)
+
+
+RIDE = {".sidecar/recovery.jsonl": b"{}\n"}
+
+
+def test_what_rides_goes_alone_where_nothing_else_is_due(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "ALONE_S", 0.2)
+
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        async with life.running():
+            before = await snapshots(life.store)
+            life.engine.along(RIDE)
+            await until(lambda: life.engine.rides == {})
+            assert (await titles(life.store))[-1] == f"sidecar: recovery record of {life.engine.options.instance}"
+            assert await snapshots(life.store) == before, "it is no snapshot"
+            assert (await contents(life.store)).items() >= RIDE.items()
+            life.fill("b")
+            await until(lambda: life.state.sync.snapshot == "1.2")
+        assert picture(await life.restored() / "data") == picture(life.root)
+
+    live(base, scenario)
+
+
+def test_what_rides_waits_for_a_commit_that_is_due(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "ALONE_S", 0.3)
+
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        async with life.running():
+            life.engine.along(RIDE)
+            life.fill("b")
+            await until(lambda: life.engine.rides == {})
+            assert not [t for t in await titles(life.store) if "recovery record" in t]
+            assert len(await snapshots(life.store)) == 2
+
+    live(base, scenario)
+
+
+@pytest.mark.parametrize("fault", [AWAY, Denied("403"), "lands"])
+def test_what_could_not_go_alone_goes_later(base: Path, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "ALONE_S", 0.05)
+    monkeypatch.setattr(engines, "ALONE_AGAIN_S", 0.1)
+
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        async with life.running():
+            life.store.plan["commit"] = [fault] * (1 if fault == "lands" else 3)
+            life.engine.along(RIDE)
+            await until(lambda: life.engine.rides == {})
+            assert (await contents(life.store)).items() >= RIDE.items()
+            assert life.state.sync.error is None, "nothing of main's waits for it"
+
+    live(base, scenario)
+
+
+@pytest.mark.parametrize("how", ["edited", "taken"])
+def test_what_goes_alone_meets_what_others_did(base: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit: ours goes on top, by a snapshot. Somebody else's lease: nothing of ours goes over it."""
+    monkeypatch.setattr(engines, "ALONE_S", 0.05)
+
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        store = life.store.store
+        async with life.running():
+            mine = {LEASE: b"never on a branch"} if how == "taken" else {}
+            put: dict[str, Any] = (
+                {"data/a": b"by hand"} if how == "edited" else {LEASE: leases.encode(held(9, "other"))}
+            )
+            await store.commit(await store.head(), put, [], "by hand")
+            life.engine.along({**RIDE, **mine})
+            if how == "edited":
+                await until(lambda: life.engine.rides == {})
+                assert (await contents(life.store)).items() >= RIDE.items()
+            else:
+                await until(lambda: life.state.lease == "fenced")
+                life.fill("b")
+                async with asyncio.timeout(10):
+                    while life.engine.line.branch not in await life.store.store.branches():
+                        await asyncio.sleep(0.02)
+                assert (await life.lease()).instance == "other"
+        assert how == "taken" or picture(await life.restored() / "data") == picture(life.root)
 
     live(base, scenario)
 
