@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.figure import Figure
-from bench.hubs import fresh
+from bench.hubs import command, fresh
 from sidecar.recovery.reading import read_manifest
 from sidecar.recovery.restore import restore_to
 from sidecar.snapshot.manifest import TITLE
@@ -112,7 +112,7 @@ def _large(folder: Path) -> Iterator[Figure]:
             space.running()
             hub.reset()
             began = time.monotonic()
-            assert space.post("/checkpoint")[0] == 200, space.said()
+            command(space, "checkpoint", "--timeout", "10m")
             first, took = _sent(hub), time.monotonic() - began
             sent, seconds = [], []
             for _ in range(3):
@@ -122,7 +122,7 @@ def _large(folder: Path) -> Iterator[Figure]:
                 paced = space.get()["sync"]["paced"]
                 hub.reset()
                 began = time.monotonic()
-                assert space.post("/checkpoint")[0] == 200, space.said()
+                command(space, "checkpoint", "--timeout", "10m")
                 sent.append(_sent(hub))
                 seconds.append(time.monotonic() - began)
     size = LARGE // 4096 * 4096
