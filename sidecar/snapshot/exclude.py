@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -48,16 +49,16 @@ def _compiled(line: str) -> tuple[re.Pattern[str], Pattern] | None:
 
 
 def ignore_lines(root: str) -> list[str]:
-    """The patterns that the root's own ``.sidecarignore`` adds; none where it can't be read."""
+    """The patterns that the root's own ``.sidecarignore`` adds. Raises OSError where it can't be read."""
     try:
         # A pipe of that name must not stop a scan for good.
         fd = os.open(os.path.join(root, IGNORE_FILE), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return []
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENXIO):  # the last is a socket's
+            return []
+        raise
     try:
         raw = os.pread(fd, 1 << 20, 0) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-    except OSError:
-        return []
     finally:
         os.close(fd)
     return raw.decode("utf-8-sig", "surrogateescape").split("\n")
@@ -82,7 +83,13 @@ class Excluder:
     """Decides for one root; made anew for each scan, since ``.sidecarignore`` may have changed."""
 
     def __init__(self, root: str, patterns: Sequence[str], own: Iterable[str]) -> None:
-        self.patterns = Patterns([*patterns, *ignore_lines(root)])
+        self.unread = ""
+        """Why the root's ``.sidecarignore`` can't be read: then nobody knows what else is excluded."""
+        try:
+            added = ignore_lines(root)
+        except OSError as error:
+            added, self.unread = [], error.strerror or type(error).__name__
+        self.patterns = Patterns([*patterns, *added])
         real = os.path.realpath(root)
         prefix = real.rstrip("/") + "/"
         self._own = {p[len(prefix) :] for p in own if p.startswith(prefix)}

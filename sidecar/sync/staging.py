@@ -136,3 +136,20 @@ def _above(path: str) -> str:
 def _unsettled(staged: Staged) -> Staged:
     entry = replace(staged.entry, flag="unsettled")
     return replace(staged, row=replace(staged.row, entry=entry, settled=False))
+
+
+def marked(staged: Staged) -> Staged:
+    """As it was staged, of what can't be read any more."""
+    entry = replace(staged.entry, flag="unreadable")
+    return replace(staged, row=replace(staged.row, entry=entry, settled=False))
+
+
+def is_news(index: Index, staged: Staged) -> bool:
+    """A folder whose time alone differs, or a row that is what it was, is no news."""
+    old = index.get(staged.entry.path)
+    if old is None:
+        return True
+    a, b = old.entry, staged.entry
+    return replace(a, mtime_ns=0, frame=None) != replace(b, mtime_ns=0, frame=None) or (
+        a.kind != "dir" and a.mtime_ns != b.mtime_ns
+    )

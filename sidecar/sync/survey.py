@@ -20,7 +20,7 @@ from sidecar.sync.forgetting import carried_only
 from sidecar.sync.look import Hints, Look, Survey
 from sidecar.sync.plan import looks_like_database, lost, mass_deletion
 from sidecar.sync.seen import Seen, joined
-from sidecar.sync.staging import Staging
+from sidecar.sync.staging import Staging, is_news, marked
 from sidecar.sync.unseen import unseen
 
 FEW = 2000
@@ -63,7 +63,7 @@ class Surveyor:
         staging.add(seen.handed_over())
         calm = False
         for left in reversed(range(LOOKS)):
-            if how.still or not (seen.survey.gone or any(map(self._news, staging.staged.values()))):
+            if how.still or not (seen.survey.gone or any(is_news(self.index, s) for s in staging.staged.values())):
                 break
             hints = joined(hints, more())
             again = self._see(how, hints)
@@ -111,7 +111,14 @@ class Surveyor:
         why = self._elsewhere(root, at, device)
         if why is not None:
             return Scan(root.name, kind="unreadable", unreadable={root.name: why})
-        excluder = self._excluders[root.name] = Excluder(at, self.patterns, self.own)
+        excluder = Excluder(at, self.patterns, self.own)
+        if excluder.unread:
+            # Without it more might be sent than anybody meant: what it said last is what counts.
+            if root.name not in self._excluders:
+                why = f"{excluder.unread}: nothing of {root.name} is synced before it is known what it excludes"
+                return Scan(root.name, kind="unreadable", unreadable={f"{root.name}/{IGNORE_FILE}": why})
+            excluder = self._excluders[root.name]
+        self._excluders[root.name] = excluder
         self._recall(root.name, device)
         names = None if hints is None else set(hints)
         if names is None or IGNORE_FILE in names:
@@ -217,7 +224,7 @@ class Surveyor:
 
     def _finish(self, seen: Seen, how: Look, staging: Staging, folder: Path) -> None:
         out = seen.survey
-        out.staged = [_marked(s) if s.entry.path in out.unreadable else s for s in staging.staged.values()]
+        out.staged = [marked(s) if s.entry.path in out.unreadable else s for s in staging.staged.values()]
         out.unreadable.update(staging.unreadable)
         out.roomless = frozenset(staging.roomless)
         out.stale.update(staging.stale)
@@ -227,7 +234,7 @@ class Surveyor:
             with_bytes.update(row.entry.path for row in out.gone)
             again = {s.entry.path: s for s in self._again(with_bytes, folder)}
             out.staged = [again.pop(s.entry.path, s) for s in out.staged] + list(again.values())
-        news = bool(out.gone) or any(self._news(s) for s in out.staged)
+        news = bool(out.gone) or any(is_news(self.index, s) for s in out.staged)
         out.reason = out.reason or news
         same = dict(staging.same)
         if news:
@@ -263,16 +270,6 @@ class Surveyor:
                     break
                 path = path.rpartition("/")[0]
 
-    def _news(self, staged: Staged) -> bool:
-        """A folder whose time alone differs, or a row that is what it was, is no news."""
-        old = self.index.get(staged.entry.path)
-        if old is None:
-            return True
-        a, b = old.entry, staged.entry
-        return replace(a, mtime_ns=0, frame=None) != replace(b, mtime_ns=0, frame=None) or (
-            a.kind != "dir" and a.mtime_ns != b.mtime_ns
-        )
-
     def _bury(self, out: Survey, how: Look) -> None:
         """What main deleted of what the image brought, or the next container would have it again."""
         staged = {s.entry.path for s in out.staged}
@@ -296,8 +293,3 @@ class Surveyor:
         again = folder / "again"
         again.mkdir(parents=True)
         return stage(found, self.index, again, force=True).staged
-
-
-def _marked(staged: Staged) -> Staged:
-    entry = replace(staged.entry, flag="unreadable")
-    return replace(staged, row=replace(staged.row, entry=entry, settled=False))

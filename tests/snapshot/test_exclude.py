@@ -153,16 +153,23 @@ def test_the_roots_own_ignore_file_comes_after_the_setting(tmp_path: Path) -> No
     assert e.excluded(odd, odd, False)
 
 
-@pytest.mark.parametrize("kind", ["none", "folder", "pipe", "unreadable"])
+@pytest.mark.parametrize("kind", ["none", "folder", "pipe", "dangling"])
 def test_an_ignore_file_that_is_no_file_is_none(tmp_path: Path, kind: str) -> None:
     at = tmp_path / ".sidecarignore"
     if kind == "folder":
         at.mkdir()
     elif kind == "pipe":
         os.mkfifo(at)
-    elif kind == "unreadable":
-        at.symlink_to("/proc/self/mem")
+    elif kind == "dangling":
+        at.symlink_to("nowhere")
     assert [line for line in ignore_lines(str(tmp_path)) if line] == []
+    assert Excluder(str(tmp_path), (), ()).unread == ""
+
+
+@pytest.mark.parametrize("target", ["/proc/self/mem", ".sidecarignore"])
+def test_an_ignore_file_that_cannot_be_read_is_said(tmp_path: Path, target: str) -> None:
+    (tmp_path / ".sidecarignore").symlink_to(target)
+    assert Excluder(str(tmp_path), (), ()).unread
 
 
 def test_nothing_stays_open(tmp_path: Path) -> None:

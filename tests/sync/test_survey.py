@@ -129,6 +129,32 @@ def test_the_roots_own_ignore_file_among_the_hints_is_a_reason_to_look_everywher
 # Roots that come and go
 
 
+def test_an_ignore_file_that_cannot_be_read_lets_nothing_more_out(rig: Rig) -> None:
+    ignore = rig.root / ".sidecarignore"
+    ignore.write_text("secret*")
+    (rig.root / "secret").write_text("1")
+    (rig.root / "kept").write_text("1")
+    rig.sync()
+    ignore.unlink()
+    ignore.symlink_to(ignore)  # as root too: ELOOP
+    (rig.root / "secret2").write_text("2")
+    (rig.root / "more").write_text("2")
+    rig.sync()
+    assert {path for path in rig.manifest().entries if "secret" in path} == set()
+    assert "data/more" in rig.manifest().entries, "what it said last is known"
+    rig.surveyor = rig.new_surveyor()
+    (rig.root / "later").write_text("3")
+    found = rig.sync()
+    assert "nothing of data is synced" in found.unreadable["data/.sidecarignore"]
+    assert found.gone == []
+    assert "data/later" not in rig.manifest().entries
+    ignore.unlink()
+    ignore.write_text("secret*")
+    rig.sync()
+    assert "data/later" in rig.manifest().entries
+    assert {path for path in rig.manifest().entries if "secret" in path} == set()
+
+
 def test_a_root_that_is_not_there_yet_is_no_reason_and_no_error(base: Path) -> None:
     rig = Rig(base, ("data", "later.json"))
     try:
