@@ -15,7 +15,7 @@ from sidecar.settings import Settings
 from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.uncovered import search, to_declare
 from sidecar.state import Inspection, LocalOnly, State
-from sidecar.stores.base import Commit, Denied, NotFound, Store, StoreError
+from sidecar.stores.base import Commit, Denied, NotFound, Public, Store, StoreError
 
 FIRST_S = 90.0
 """A start has better things to do."""
@@ -33,6 +33,8 @@ async def inspect(settings: Settings, store: Store, limit_s: float = LIMIT_S) ->
     try:
         async with asyncio.timeout(limit_s):
             found = await _ask(store)
+    except Public as error:
+        found = Inspection(trouble=error.message, public=True)
     except (StoreError, TimeoutError) as error:
         why = error.message if isinstance(error, SidecarError) else f"no answer within {limit_s:.0f} s"
         found = Inspection(trouble=why, denied=isinstance(error, Denied | NotFound))

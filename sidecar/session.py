@@ -82,6 +82,7 @@ def open_session(environ: Mapping[str, str], instance: str, lock_fds: Sequence[i
     )
     state.keepalive.every_s = settings.keepalive_every_s
     state.encrypted = settings.age_recipient is not None
+    state.public_allowed = settings.public
     state.hub = settings.store.kind in ("hf", "bucket")
     state.drill_s = settings.drill_s
     for warning in settings.warnings:

@@ -174,6 +174,7 @@ class State:
     cold_start: bool = False
     heartbeat: dict[str, Any] | None = None  # the last word that was posted: event, at, error
     encrypted: bool = False
+    public_allowed: bool = False  # SIDECAR_PUBLIC=allow
     hub: bool = False  # the store is one that a Hub token is needed for
     inspection: Inspection | None = None
     drill_s: float | None = None  # SIDECAR_DRILL

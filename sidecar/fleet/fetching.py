@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,11 +40,18 @@ async def fetch(
     except ssl.SSLError as error:
         raise NoAnswer(f"TLS fails: {error.reason or error}") from None
     except OSError as error:
-        raise NoAnswer(error.strerror or str(error) or type(error).__name__) from None
+        raise NoAnswer(_reason(error)) from None
     except h11.ProtocolError as error:
         raise NoAnswer(f"what answers doesn't speak HTTP: {error}") from None
     except UnicodeError:
         raise NoAnswer("its name is no host name") from None
+
+
+def _reason(error: OSError) -> str:
+    """asyncio puts addresses in the place of the system's own words; a resolver's numbers are not the system's."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error) or type(error).__name__
 
 
 async def _exchange(url: str, token: str | None, method: str, body: bytes, kind: str) -> Answer:

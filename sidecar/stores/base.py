@@ -96,6 +96,10 @@ class Denied(StoreError):
     exit_code = EX_REFUSED
 
 
+class Public(Denied):
+    """Everybody can read there, and nobody said that they may."""
+
+
 class NotFound(StoreError):
     """No such repository, revision or path."""
 

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
-from sidecar.stores.base import Access, Denied, NotFound
+from sidecar.stores.base import Access, Denied, NotFound, Public
 from sidecar.stores.hubcall import Answered, Call, again
 from sidecar.stores.huberrors import SECRETS
 from sidecar.stores.hubrepo import Place, Repo
@@ -77,7 +77,7 @@ def check(repo: Repo, create: bool, allow_public: bool, call: Call) -> Access:
         info = _info(repo, call)
     public = not info.private
     if public and not allow_public:
-        raise Denied(
+        raise Public(
             f"{repo.id} is public: everybody could read your files. Make it private in its settings, "
             "encrypt (SIDECAR_AGE_RECIPIENT), or set SIDECAR_PUBLIC=allow."
         )

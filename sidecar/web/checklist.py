@@ -52,7 +52,13 @@ def of_agent(state: State, now_mono: float, now: float, *, names: bool) -> list[
         drill(state.drill, state.drill_s, now, names=names),
         _observable(state),
         token_scope(found, hub=state.hub),
-        store_private(found, hub=state.hub, encrypted=state.encrypted, persistent=state.persistent),
+        store_private(
+            found,
+            hub=state.hub,
+            encrypted=state.encrypted,
+            persistent=state.persistent,
+            allowed=state.public_allowed,
+        ),
         commit_count(state.commits_total if found is None or found.commits is None else found.commits, hub=state.hub),
         single_writer(found),
         local_only(None if found is None else found.local, names=names),
@@ -182,9 +188,7 @@ def token_scope(found: Inspection | None, *, hub: bool) -> Item:
     return Item(name, "pass", "the token reaches this store only")
 
 
-def store_private(
-    found: Inspection | None, *, hub: bool, encrypted: bool, persistent: bool, allowed: bool = True
-) -> Item:
+def store_private(found: Inspection | None, *, hub: bool, encrypted: bool, persistent: bool, allowed: bool) -> Item:
     """Can others read what is kept? ``allowed``: SIDECAR_PUBLIC says that they may."""
     name = "store-private"
     if encrypted:

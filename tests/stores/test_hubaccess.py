@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidecar.stores.base import Denied, NotFound, Unavailable
+from sidecar.stores.base import Denied, NotFound, Public, Unavailable
 from tests.hub.identity import DEFAULT_TOKEN, OTHER_TOKEN, READ_TOKEN
 from tests.hub.server import LocalHub
 from tests.stores.hubs import BRISK, HASTY, REPO, fails, local_hub, run, store
@@ -86,7 +86,7 @@ def test_a_making_that_waits_for_another_ends(hub: LocalHub) -> None:
 
 def test_a_public_dataset(hub: LocalHub) -> None:
     hub.set_private(REPO, False)
-    error = fails(Denied, store(hub).check(create=True), "public", "SIDECAR_PUBLIC=allow", "private")
+    error = fails(Public, store(hub).check(create=True), "public", "SIDECAR_PUBLIC=allow", "private")
     assert "SIDECAR_AGE_RECIPIENT" in error.message
     access = run(store(hub, allow_public=True).check())
     assert (access.public, access.writable) == (True, True)

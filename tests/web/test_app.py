@@ -159,6 +159,16 @@ def test_pings_from_outside_are_remembered(tmp_path):
         assert one.ask("/status").json["keepalive"]["state"] == "ok"
 
 
+def test_in_a_space_only_visitors_that_the_proxy_names_are_pings(tmp_path):
+    with serving(tmp_path) as one:
+        one.state.in_space = True
+        for chain in ({}, {"X-Forwarded-For": "10.0.0.7"}, {"X-Forwarded-For": "127.0.0.1, 10.0.0.7"}):
+            one.ask("/health", headers={"User-Agent": "platform", **chain})
+        assert one.state.keepalive.last is None
+        one.ask("/health", headers={"X-Forwarded-For": "203.0.113.9, 10.0.0.7"})
+        assert one.state.keepalive.agent == "-"
+
+
 def test_checkpoint_and_sync_over_both_listeners(tmp_path):
     with serving(tmp_path) as one:
         for ask in (one.ask, one.ask_unix):
