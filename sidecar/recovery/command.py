@@ -82,7 +82,7 @@ async def run(
     try:
         while True:
             over = process.poll() is not None
-            lines.read(fd)
+            more = lines.read(fd)
             if over:
                 return None if late else _code(process.returncode)
             if time.monotonic() >= until:
@@ -90,7 +90,7 @@ async def run(
                     return None
                 late, until = True, time.monotonic() + grace_s
                 _kill(process.pid, signal.SIGTERM)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(0 if more else pause)
             pause = min(pause * 1.5, _LONGEST_PAUSE_S)
     finally:
         _kill(process.pid, signal.SIGKILL)
@@ -136,16 +136,17 @@ class Lines:
     def __init__(self, on_line: Callable[[str], None], longest: int = LONGEST) -> None:
         self._on_line, self._longest, self._rest, self._cut = on_line, longest, b"", False
 
-    def read(self, fd: int) -> None:
-        """Take what waits in ``fd``, which must not block."""
-        for _ in range(64):  # somebody who writes without end gets no more of the loop's time at once
-            try:
-                data = os.read(fd, _READ)
-            except BlockingIOError:
-                return
-            if not data:
-                return
-            self.feed(data)
+    def read(self, fd: int) -> bool:
+        """Take some of what waits in ``fd``, which must not block; there may be more.
+
+        A little at once: the lines of whoever writes without end would take the loop's time from everybody else.
+        """
+        try:
+            data = os.read(fd, _READ)
+        except BlockingIOError:
+            return False
+        self.feed(data)
+        return bool(data)
 
     def feed(self, data: bytes) -> None:
         *whole, self._rest = (self._rest + data).split(b"\n")

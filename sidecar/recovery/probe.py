@@ -20,10 +20,10 @@ from urllib.parse import unquote, urlsplit
 from sidecar.recovery import cookies, jwt
 from sidecar.recovery.verdict import Verdict
 
-SUBJECT = "SIDECAR_CHECK_SUBJECT"
+SUBJECT = "PROBE_SUBJECT"
 """The path or URL, as an environment variable."""
 
-MARK = "SIDECAR_CHECK_MARK"
+MARK = "PROBE_MARK"
 """The ``mark`` of the verdict before, if that was a pass."""
 
 MOST = 64 * 1024 * 1024

@@ -6,6 +6,7 @@ a branch ``past/<id>_<time>`` that is squashed itself: else its ancestors would 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from sidecar.measures import Seen
 from sidecar.snapshot.keeping import KEPT, PAST, branch_name, of_branch
 from sidecar.snapshot.manifest import SnapshotId, snapshot_in
-from sidecar.stores.base import Commit, Revision, Store, StoreError
+from sidecar.stores.base import Commit, Conflict, Revision, Store, StoreError
 
 ALL = 100_000
 LAST = 10
@@ -168,7 +169,9 @@ async def carry_out(store: Store, found: Plan) -> int:
         return 0
     for p in found.stays[1:]:
         if p.branch is None:
-            await store.keep(p.revision, branch_name(p.snapshot, p.at))
+            # Where one of that name is there already it is the same snapshot, squashed before we were cut off.
+            with contextlib.suppress(Conflict):
+                await store.keep(p.revision, branch_name(p.snapshot, p.at))
             await store.compact(branch=branch_name(p.snapshot, p.at), title=p.title)
     for name in found.kept:
         await store.compact(branch=name)

@@ -207,6 +207,10 @@ def test_a_failure_backs_off_and_becomes_durable_again_with_all_that_was_dirty(
     assert len([s for s in said if "durable again after" in s]) == 1, said
 
 
+FULL = sqlite3.OperationalError("database or disk is full")
+FULL.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
@@ -214,7 +218,7 @@ def test_a_failure_backs_off_and_becomes_durable_again_with_all_that_was_dirty(
         (Refused("no", ".sidecar/manifest.json"), "failed"),
         (AWAY, "unavailable"),
         (RuntimeError("ours"), "failed"),
-        (sqlite3.OperationalError("database or disk is full"), "no-room"),
+        (FULL, "no-room"),
     ],
 )
 def test_whatever_a_store_or_a_disk_does_the_result_says_it(
