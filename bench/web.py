@@ -63,7 +63,7 @@ def under(space: Space, name: str, attack: Callable[[int, threading.Event], int]
     strangers.start()
     time.sleep(1.0)
     times, lags, worst, until = [], [], 0.0, time.monotonic() + FOR_S
-    refused = 0
+    refused, sync_at = 0, 0.0
     while time.monotonic() < until:
         began = time.monotonic()
         try:
@@ -74,12 +74,13 @@ def under(space: Space, name: str, attack: Callable[[int, threading.Event], int]
         except OSError:
             refused += 1
         times.append((time.monotonic() - began) * 1000)
-        if len(times) % 20 == 0:
+        if time.monotonic() >= sync_at:
             (space.disk / "data" / "file").write_bytes(os.urandom(1000))
             began = time.monotonic()
             done = space.sidecar("checkpoint")
             assert done.returncode == 0, done.stderr
             lags.append(time.monotonic() - began)
+            sync_at = time.monotonic() + 1.5
         worst = max(worst, pss_mb(agent))
         time.sleep(0.01)
     over.set()

@@ -35,6 +35,8 @@ ALWAYS = "/_sidecar"
 """Every path also answers below this one, whatever the short one means in this container."""
 OPENAPI = Path(__file__).with_name("openapi.json")
 """What all of this answers, for programs: OpenAPI 3.1."""
+PAGE_S = 0.5
+"""So long strangers get the same page again: making one costs as much as ten other answers."""
 CHECKPOINT_S = 30.0
 CHECKPOINT_MAX_S = 120.0
 SYNC_MAX_S = 600.0
@@ -118,6 +120,7 @@ class _Own:
         self._upstream = upstream
         self._in_flight: set[asyncio.Task[Answer]] = set()
         self._guesses = Guesses()
+        self._page: tuple[float, bytes] | None = None  # as strangers saw it last, and when
         self.paths: tuple[str, ...] = ()
 
     async def health(self, request: Request) -> Response:
@@ -156,15 +159,26 @@ class _Own:
         if guessed is not None:
             return guessed
         owner = access.sees_names(who, self._api_token)
-        body = status(self._state, time.monotonic(), names=owner)
         vary = {"vary": "Accept, Authorization"}
         if not prefers_html(b",".join(who.values(b"accept")).decode("latin-1")):
-            return _answer(200, body, headers=vary)
-        from sidecar.web.pages.status import CSP, page  # few agents ever show it
+            return _answer(200, status(self._state, time.monotonic(), names=owner), headers=vary)
+        from sidecar.web.pages.status import CSP  # few agents ever show it
 
         headers = {**_HEADERS, **vary, "content-security-policy": CSP}
+        return Response(self._page_for(owner), 200, headers, "text/html; charset=utf-8")
+
+    def _page_for(self, owner: bool) -> bytes:
+        from sidecar.web.pages.status import page
+
+        now, shown = time.monotonic(), self._page
+        if not owner and shown is not None and now - shown[0] <= PAGE_S:
+            return shown[1]
+        body = status(self._state, now, names=owner)
         text = page(body, list(self._state.measures.samples), owner=owner if self._api_token else None)
-        return Response(text.encode("utf-8", "replace"), 200, headers, "text/html; charset=utf-8")
+        made = text.encode("utf-8", "replace")
+        if not owner:
+            self._page = (now, made)
+        return made
 
     async def checkpoint(self, request: Request) -> Response:
         refused = self._refused(request)

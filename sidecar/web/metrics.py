@@ -97,6 +97,10 @@ def _recovery(state: State) -> Iterator[Metric]:
 def _web(state: State) -> Iterator[Metric]:
     seen = state.measures
     yield _counters("sidecar_proxy_requests", "Answers of the front door.", ("method", "code"), seen.requests.items())
+    door = state.door
+    yield _counter("sidecar_proxy_failures", "Requests that the app gave no answer to, or half of one.", door.failed)
+    yield _gauge("sidecar_proxy_open_requests", "Requests under way to the app, WebSockets included.", door.open)
+    yield _gauge("sidecar_proxy_open_websockets", "WebSockets among them.", door.websockets)
     yield _counter("sidecar_wrong_tokens", "Requests with a wrong API token.", seen.wrong_tokens)
     yield _counter("sidecar_turned_away_connections", "Idle connections closed for newer ones.", seen.turned_away)
 

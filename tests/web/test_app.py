@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sidecar.errors import SidecarError, TryLater
 from sidecar.state import RootState, SyncState
-from sidecar.web.app import Answer, prefers_html
+from sidecar.web.app import PAGE_S, Answer, prefers_html
 from tests.web.serving import Verbs, serving, state_of
 
 TOKEN = "s3cret-token"
@@ -70,6 +70,21 @@ def test_status_is_json_unless_html_is_preferred(served):
     assert b"<!doctype html>" in reply.body
     assert "frame-ancestors 'self' https://huggingface.co" in reply.headers["content-security-policy"]
     assert "default-src 'none'" in reply.headers["content-security-policy"]
+
+
+def test_strangers_share_a_page_for_a_moment_and_owners_never_do(tmp_path):
+    state = state_of(sync=SyncState(pending=1, files=[{"path": SECRET}]))
+    with serving(tmp_path, state, api_token=TOKEN) as one:
+        owner = one.ask("/status", headers={"Accept": BROWSER, **BEARER})
+        first = one.ask("/status", headers={"Accept": BROWSER})
+        state.sync.pending = 17
+        assert SECRET.encode() in owner.body
+        assert SECRET.encode() not in first.body
+        assert one.ask("/status", headers={"Accept": BROWSER}).body == first.body
+        assert b"17 changes" in one.ask("/status", headers={"Accept": BROWSER, **BEARER}).body
+        assert one.ask("/status").json["sync"]["pending"] == 17, "programs are never told what was"
+        time.sleep(PAGE_S + 0.1)
+        assert b"17 changes" in one.ask("/status", headers={"Accept": BROWSER}).body
 
 
 def test_names_of_files_go_to_the_token_and_the_unix_socket_only(served):

@@ -44,6 +44,7 @@ def busy() -> State:
         state.measures.failed(code)
     state.measures.proxied("GET", 200)
     state.measures.proxied(SECRET, 404)
+    state.door.open, state.door.failed = 2, 1
     return state
 
 
@@ -73,6 +74,8 @@ def test_every_value_is_there_under_the_name_that_is_promised():
         "sidecar_hour_snapshots": 7,
         "sidecar_hour_snapshots_limit": 30,
         "sidecar_store_bytes": 412,
+        "sidecar_proxy_failures_total": 1,
+        "sidecar_proxy_open_requests": 2,
         "sidecar_keepalive_last_timestamp_seconds": 1_700_000_001.0,
     }.items():
         assert found[name, ()] == value, name

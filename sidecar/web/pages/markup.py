@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
 
 
@@ -45,4 +47,4 @@ def _one(child: Any) -> str:
 
 def _plain(value: Any) -> str:
     """``value`` as text that a browser takes: NUL and other controls would be parse errors."""
-    return "".join(c if c in "\n\t" or (c >= " " and c != "\x7f") else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", str(value))
