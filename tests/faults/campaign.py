@@ -1,10 +1,14 @@
-"""Lives that end by SIGKILL at random moments, one after the other: what was acknowledged is there at each start."""
+"""Lives that end by SIGKILL at random moments, one after the other: what was acknowledged is there at each start.
+
+Now and then a container is frozen instead, another one takes over beside it, and then it wakes up: it is fenced.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +22,9 @@ from tests.journeys.space import Space, descendants, living
 
 WRITER = Path(__file__).with_name("writer.py")
 VICTIMS = ("agent", "supervisor", "main", "all")
+
+OVERLAPS = 0.12
+"""Share of the lives that end frozen, with another container in their place."""
 
 PATIENCE_S = 30.0
 """How long a start may take until it has begun main, where many run at once."""
@@ -65,8 +72,7 @@ class Found:
 def campaign(home: Path, store: str, kills: int, rng: random.Random, *, keeps_disk: bool, **settings: str) -> Found:
     """Kill ``kills`` times in one Space. With ``keeps_disk`` nothing is ever cleared up: what grows is seen."""
     found, began = Found(), time.monotonic()
-    paths = f"data={home}/disk/data\nconf={home}/disk/conf?layout=bundle"
-    space = Space(home, store, paths, **{**SETTINGS, "TMPDIR": str(home / "tmp"), **settings})
+    space = Space(home, store, _paths(home), **{**SETTINGS, "TMPDIR": str(home / "tmp"), **settings})
     (home / "tmp").mkdir()
     with living(space):
         while found.kills.total() < kills:
@@ -92,6 +98,9 @@ def _life(space: Space, found: Found, kills: int, rng: random.Random) -> None:
         while _begun(space) == begun and process.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
         time.sleep(rng.uniform(0.0, 2.0))
+    if process.poll() is None and rng.random() < OVERLAPS:
+        _overlap(space, found, rng)
+        return
     while found.kills.total() < kills and process.poll() is None:
         victim = rng.choice(VICTIMS)
         if not _kill(space, victim):
@@ -108,6 +117,46 @@ def _life(space: Space, found: Found, kills: int, rng: random.Random) -> None:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(40)
+
+
+def _overlap(space: Space, found: Found, rng: random.Random) -> None:
+    """Freeze the container, let another one take over and write, wake the first, and kill both."""
+    home = space.home
+    other_home = home / f"other{found.lives}"
+    other = Space(other_home, space.env["SIDECAR_STORE"], _paths(other_home))
+    kept = {k: v for k, v in space.env.items() if k not in ("SIDECAR_PATHS", "SIDECAR_STATE_DIR", "SIDECAR_PORT")}
+    other.env |= kept
+    found.kills["all"] += 1
+    _signal(space, signal.SIGSTOP)
+    try:
+        with living(other):
+            begun = _begun(space)
+            arguments = [str(other.disk), str(home), str(other.state)]
+            process = other.start(sys.executable, str(WRITER), *arguments)
+            until = time.monotonic() + PATIENCE_S
+            while _begun(space) == begun and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0.3, 1.5))
+            _signal(space, signal.SIGCONT)
+            time.sleep(rng.uniform(0.5, 3.0))  # it finds out, and must not have anything acknowledged
+        _reap(other)
+    finally:
+        _signal(space, signal.SIGCONT)
+        space.kill()
+    with open(space.log, "a") as log:
+        log.write(other.said())
+    shutil.rmtree(other_home)
+
+
+def _signal(space: Space, number: int) -> None:
+    assert space.process is not None
+    for pid in [space.process.pid, *descendants(space.process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _paths(home: Path) -> str:
+    return f"data={home}/disk/data\nconf={home}/disk/conf?layout=bundle"
 
 
 def _start(space: Space, *more: str) -> subprocess.Popen[bytes]:
@@ -142,7 +191,7 @@ def _begun(space: Space) -> int:
 
 def leftovers(space: Space, when: str, *, running: bool) -> list[str]:
     """What killed lives left: with ``running`` as much as one of them may leave, else nothing at all."""
-    most = 2 if running else 0
+    most = 12 if running else 0
     store = Path(space.env["SIDECAR_STORE"].removeprefix("file://"))
     places = {
         "staging": list((space.state / "staging").glob("*")),

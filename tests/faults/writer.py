@@ -53,7 +53,10 @@ def acknowledged(home: Path) -> Mapping[str, int]:
     """The newest version of each file that a checkpoint has confirmed."""
     ledger = home / "ledger"
     lines = ledger.read_text().splitlines() if ledger.exists() else []
-    return {entry["name"]: entry["version"] for entry in map(json.loads, lines)}
+    newest: dict[str, int] = {}
+    for entry in map(json.loads, lines):
+        newest[entry["name"]] = max(entry["version"], newest.get(entry["name"], 0))  # two may write it at a time
+    return newest
 
 
 def wrong(disk: Path, state: Path, newest: Mapping[str, int]) -> Iterator[str]:
