@@ -141,7 +141,7 @@ def open_again(patient: Patient) -> None:
             folder.chmod(0o700)
 
 
-ON_HUB: Mapping[str, Case] = {
+IN_TURN: Mapping[str, Case] = {
     "429 with a true Retry-After": answer(429, Retry_After="1"),
     "429 with a Retry-After that lies": Case(*rule("status", status=429, headers={"Retry-After": "86400"}), asks=True),
     "429 without Retry-After": answer(429),
@@ -163,14 +163,14 @@ ON_HUB: Mapping[str, Case] = {
     "a commit that landed, answered 500": Case(
         *rule("land_then_status", endpoints=("commit",), status=500, times=1), after=each_once
     ),
+    "the clock jumps a day ahead": Case(shift(DAY), shift(0)),
+    "the clock jumps a day back": Case(shift(-DAY), shift(0)),
     "404, the dataset was renamed": Case(rename, rename_back),
     "404, the dataset was deleted": Case(delete, recreate),
 }
-"""What the Hub and the network do, one after the other to one Space; the last two cost the dataset its name."""
+"""What one Space can go through in one life, one after the other; the last two cost the dataset its name."""
 
-ON_MACHINE: Mapping[str, Case] = {
-    "the clock jumps a day ahead": Case(shift(DAY), shift(0)),
-    "the clock jumps a day back": Case(shift(-DAY), shift(0)),
+ALONE: Mapping[str, Case] = {
     "the disk is full in staging": Case(fill, make_room),
     "the state dir is read-only": Case(shut, open_again),
 }

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
+
 from tests.faults.campaign import Found, campaign
 from tests.faults.writer import JOURNAL, SHELF_NAME, shelf, wrong
 from tests.hub.identity import DEFAULT_TOKEN
@@ -15,6 +17,7 @@ from tests.hub.server import LocalHub
 KILLS = 2
 
 
+@pytest.mark.timeout(300)
 def test_what_was_acknowledged_survives_every_kill(tmp_path: Path) -> None:
     """On a folder store with a disk that stays, and on a Hub with one that goes, side by side."""
     with LocalHub(tmp_path / "hub", process=True) as hub, ThreadPoolExecutor(2) as pool:

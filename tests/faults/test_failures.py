@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import check, table
-from tests.faults.cases import APART, ON_HUB, ON_MACHINE, Case, without_privilege
+from tests.faults.cases import ALONE, APART, IN_TURN, Case, without_privilege
 from tests.faults.patient import Patient
 from tests.hub.server import LocalHub
 from tests.journeys import past
@@ -53,7 +53,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with LocalHub(tmp / "hub", process=True, settings=DIRECT) as hub, ThreadPoolExecutor(AT_ONCE) as pool:
         template = past.on_hub(hub, tmp / "template")
         found: dict[str, Future[None]] = {}
-        names = [name for name in ON_HUB if f"life-{slug(name)}" in wanted]
+        names = [name for name in IN_TURN if f"life-{slug(name)}" in wanted]
         for lane in range(LANES):
             mine = names[lane::LANES]
             futures = {name: Future[None]() for name in mine}
@@ -63,7 +63,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         apart: dict[str, Callable[[], None]] = {
             f"life-{slug(APART[0])}": partial(long_outage, tmp),
             f"life-{slug(APART[1])}": partial(older_snapshot, hub, tmp, template),
-            **{f"life-{slug(name)}": partial(on_machine, hub, tmp, name) for name in ON_MACHINE},
+            **{f"life-{slug(name)}": partial(alone, hub, tmp, name) for name in ALONE},
             **{f"start-{slug(name)}": partial(start, hub, tmp, template, name) for name in STARTS},
         }
         yield found | {name: pool.submit(job) for name, job in apart.items() if name in wanted}
@@ -75,7 +75,7 @@ def slug(name: str) -> str:
 
 
 def test_every_row_has_its_fault_and_every_fault_its_row() -> None:
-    assert set(ROWS) == {*ON_HUB, *ON_MACHINE, *APART}
+    assert set(ROWS) == {*IN_TURN, *ALONE, *APART}
 
 
 @pytest.mark.parametrize("row", [f"life-{slug(name)}" for name in ROWS])
@@ -111,7 +111,7 @@ def in_one_life(hub: LocalHub, home: Path, repo: str, futures: Mapping[str, Futu
             for name in list(rest):
                 future = rest.pop(name)
                 try:
-                    check.in_life(patient, ROWS[name], ON_HUB[name])
+                    check.in_life(patient, ROWS[name], IN_TURN[name])
                 except BaseException as error:
                     future.set_exception(error)
                     break
@@ -120,12 +120,12 @@ def in_one_life(hub: LocalHub, home: Path, repo: str, futures: Mapping[str, Futu
                 assert patient.space.end() == 143, patient.space.said()
 
 
-def on_machine(hub: LocalHub, tmp: Path, name: str) -> None:
+def alone(hub: LocalHub, tmp: Path, name: str) -> None:
     patient = Patient(hub, tmp / f"machine-{slug(name)}", f"alice/machine-{slug(name)}")
     _furnish(patient, name)
     with living(patient.space):
         patient.start()
-        check.in_life(patient, ROWS[name], ON_MACHINE[name])
+        check.in_life(patient, ROWS[name], ALONE[name])
 
 
 def _furnish(patient: Patient, name: str) -> None:
@@ -159,7 +159,7 @@ def start(hub: LocalHub, tmp: Path, template: past.Past, name: str) -> None:
             return
         if "read-only" in name:
             patient.space.state.mkdir()
-        check.at_start(patient, ROWS[name], {**ON_HUB, **ON_MACHINE}[name])
+        check.at_start(patient, ROWS[name], {**IN_TURN, **ALONE}[name])
 
 
 FILLED = 'head -c 4000000 /dev/zero > "$0/fill" 2>/dev/null; exec "$@"'
