@@ -1,7 +1,7 @@
 """`make soak SCALE=1`: every part of the campaign, and its figures as the last lines.
 
-At scale 1 it makes 1,300 kills, tries each fault on each kind of request, fuzzes for ten minutes and lives for half an
-hour; `ARGS=kills` runs that part alone.
+At scale 1 it makes 1,300 kills, searches lives of containers that meet for ten minutes, lets real ones overlap, tries
+each fault on each kind of request, fuzzes for ten minutes and lives for half an hour; `ARGS=kills` is that part alone.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import random
 import sys
 import time
 
-from bench.soak import fuzz, kills, longrun, matrix
+from bench.soak import fuzz, kills, longrun, matrix, overlap
 
-PARTS = ("kills", "matrix", "fuzz", "long")
+PARTS = ("kills", "overlap", "matrix", "fuzz", "long")
 
 
 def main() -> int:
@@ -38,6 +38,10 @@ def main() -> int:
             figures["acknowledged"] += found.acknowledged
             figures["lost"] += len(found.wrong)
             figures["fenced"] += found.fenced
+    if "overlap" in chosen:
+        met = overlap.run(given.scale)
+        good &= met.good
+        figures["fenced"] += met.overlaps + met.frozen
     if "matrix" in chosen:
         tried = matrix.run(given.scale, given.seed)
         good &= tried.good

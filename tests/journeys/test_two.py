@@ -88,8 +88,9 @@ def silent(tmp: Path) -> None:
             os.kill(pid, signal.SIGCONT)
         old.wait(lambda s: s["lease"]["state"] == "fenced")
         branch = f"fenced/{old.get()['instance']}"
-        until = time.monotonic() + 10
-        while branch not in hub.branches(REPO) and time.monotonic() < until:
+        until = time.monotonic() + 20
+        while not (branch in hub.branches(REPO) and "data/late" in whole(hub, branch)):  # it is there before its commit
+            assert time.monotonic() < until, old.said()
             time.sleep(0.1)
         assert whole(hub, branch)["data/late"] == b"late"
         assert (old.post("/checkpoint")[0], old.post("/checkpoint")[1]["error"]) == (409, "fenced")

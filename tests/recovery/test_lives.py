@@ -6,7 +6,6 @@ in ``lives``.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 from hypothesis import HealthCheck, settings
@@ -15,9 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sidecar.recovery.lease import Lease, Me, encode
 from tests.recovery.lives import WAIT_S, Commit, Container, Steps, Store
-
-DEEP = int(os.environ.get("SIDECAR_TEST_LIVES", "0"))
-"""So many examples instead of the suite's few: `make soak` asks for them."""
 
 ACTS = st.sampled_from(["write", "sync", "checkpoint", "heed", "heed", "checkpoint", "squash", "stop", "renew"])
 OUTCOMES = st.sampled_from(["ok"] * 6 + ["lost", "never", "late"])
@@ -183,8 +179,8 @@ class Lives(RuleBasedStateMachine):
 
 
 Lives.TestCase.settings = settings(
-    max_examples=DEEP or 60,
-    stateful_step_count=150 if DEEP else 50,
+    max_examples=60,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
