@@ -11,18 +11,21 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.journeys.space import REPO, Space, free_port, living
+from tests.real.axe import findings
 from tests.real.chromium import browser
+from tests.web.serving import serving, state_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.real
 EXAMPLES = REPO / "examples/front-door"
+NARROW: Any = {"width": 320, "height": 600}
 SLOW_MS = 60_000
 """Gradio and Streamlit take their time to be imported."""
 
@@ -112,6 +115,29 @@ def test_events_reach_a_browser_and_a_waiting_page_turns_into_the_app(tmp_path: 
             assert navigations == [url(space, "/?a=b#c")] * 2, "opened once, loaded once"
             plain.wait_for_selector("#count", state="attached")
             assert plain.title() == "Counter"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("why", ["recovering", "starting", "gone"])
+def test_what_visitors_see_meanwhile_is_for_everybody(tmp_path: Path, chromium: Browser, why: str, scheme: str) -> None:
+    state = state_of(upstream_seen=why == "gone")
+    if why == "recovering":
+        state.recovered, state.phase, state.main_state = False, "restoring", "waiting"
+        state.restore.bytes_done, state.restore.bytes_total = 25_000_000, 100_000_000
+    context = chromium.new_context(color_scheme="dark" if scheme == "dark" else "light", viewport=NARROW)
+    with contextlib.closing(context), serving(tmp_path, state, app_url=f"http://127.0.0.1:{free_port()}") as one:
+        page = context.new_page()
+        failed: list[str] = []
+        page.on("console", lambda message: failed.append(message.text) if message.type == "error" else None)
+        page.goto(f"http://127.0.0.1:{one.port}/")
+        assert findings(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        if why == "recovering":
+            assert page.locator("progress").get_attribute("value") == "25000000"
+            state.restore.bytes_done = 80_000_000
+            page.locator("progress[value='80000000']").wait_for()
+            page.get_by_text("80 MB of 100 MB").wait_for()
+        assert [each for each in failed if "Content Security Policy" in each] == []
 
 
 def test_a_form_a_redirect_and_an_apps_own_health(tmp_path: Path, chromium: Browser) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.web import upstream
+from sidecar.web import proxy, upstream
 from tests.web.serving import Served, serving, state_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -255,6 +255,8 @@ def test_an_upload_that_breaks_is_no_upload(tmp_path):
 
 
 def test_an_app_that_does_not_ask_for_the_body_gets_it_after_a_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr(proxy, "CONTINUE_S", 0.2)
+
     def script(app: App, number: int, sock: socket.socket) -> None:
         app.head(sock)
         assert sock.recv(3) == b"abc"

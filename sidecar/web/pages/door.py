@@ -18,7 +18,7 @@ STYLE = """
 :root{color-scheme:light dark}
 body{font:16px/1.5 system-ui,sans-serif;max-width:32rem;margin:18vh auto 0;padding:0 1.25rem}
 h1{font-size:1.35rem;margin:0 0 .5rem}p{margin:.4rem 0}progress{width:100%;height:1rem;margin:.75rem 0 0}
-small{opacity:.75}
+small{opacity:.75}a{color:inherit}
 """
 # Asks what goes on, shows it, and loads the app once, when it is there. /_sidecar always means the sidecar.
 SCRIPT = """
@@ -110,10 +110,9 @@ def _detail(why: str, state: State) -> str:
 
 
 def _page(why: str, state: State, method: str, detail: str) -> str:
-    asked_again = method in ("GET", "HEAD")
-    waits = asked_again and why != "gone"
-    every = f'<meta http-equiv="refresh" content="{RETRY_S[why]}">' if asked_again else ""
-    head = f"<noscript>{every}</noscript>" if waits else every
+    waits = method in ("GET", "HEAD") and why != "gone"
+    # Without a script only: with one the page is loaded once, when there is something to see.
+    head = f'<noscript><meta http-equiv="refresh" content="{RETRY_S[why]}"></noscript>' if waits else ""
     restore = state.restore
     bar, of = "", ""
     if why != "gone":
@@ -121,14 +120,22 @@ def _page(why: str, state: State, method: str, detail: str) -> str:
         at = f' max="{restore.bytes_total}" value="{restore.bytes_done}"' if known else ""
         bar = f'<progress aria-label="Progress"{at}></progress>'
         of = f"{restore.bytes_done / 1e6:.1f} MB of {restore.bytes_total / 1e6:.1f} MB" if at else ""
-    tail = "This page turns into the app by itself." if waits else ""
-    if not asked_again:
-        tail = "What was sent just now did not reach the app: go back and send it again in a moment."
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta name="robots" content="noindex">{head}<title>{escape(TITLES[why])}</title>'
         f"<style>{STYLE}</style></head><body><main><h1>{escape(TITLES[why])}</h1>"
         f'<p id="said" role="status">{escape(detail)}</p>{bar}<p id="of">{escape(of)}</p>'
-        f"<p><small>{tail}</small></p></main>{f'<script>{SCRIPT}</script>' if waits else ''}</body></html>\n"
+        f"<p>{_next(why, waits, method)}</p></main>{f'<script>{SCRIPT}</script>' if waits else ''}</body></html>\n"
     )
+
+
+def _next(why: str, waits: bool, method: str) -> str:
+    """What a visitor may do: HTML."""
+    if waits:
+        return "<small>This page turns into the app by itself.</small>"
+    if method in ("GET", "HEAD"):
+        return '<a href="">Try again</a>'
+    if why == "gone":
+        return "Whether the app took what was sent just now can't be told: look before you send it again."
+    return "What was sent just now did not reach the app: go back and send it again in a moment."
