@@ -203,11 +203,12 @@ class Agent:
             self.link.say("done")
             return 0
         if engine is None:
+            why = self.syncing.why_not()
             self.syncing.end()
             await self.start.give_back(unleased=self.state.lease == "unleased")
-            log.error(f"the last sync was not made: {self.syncing.why_not()}. What changed since is on this disk only")
+            log.error(f"the last sync was not made: {why}. What changed since is on this disk only")
             self.link.say("done")
-            await self.heartbeat.ended(self.syncing.why_not())
+            await self.heartbeat.ended(why)
             return EX_FAILED
         result = await engine.final(until)
         if result.ok:
