@@ -24,6 +24,9 @@ from sidecar.stores.disk import Alive
 from sidecar.stores.objects import Key, Objects, Staging, damaged, is_id
 
 _UNBORN = "unborn"
+_BESIDE = ("kept/", "damaged/", "fenced/", "orphan/")
+"""Branches that come off a main line: where there are none but these, there was one."""
+
 _MAX_NAME = 255
 
 NO_PATHS = hashlib.sha256(pathtree.encode(pathtree.EMPTY)).hexdigest()
@@ -90,9 +93,11 @@ class Ledger:
         """What a ref names: None where nothing was committed yet. ``NotFound`` where there is no such ref."""
         text = self._text(ref)
         if text is None:
-            if not os.listdir(self._folder):
+            there = [unquote(name, errors="surrogateescape") for name in os.listdir(self._folder)]
+            if ref == self.line and all(name.startswith(_BESIDE) for name in there):
+                lost = f"refs/{self._path(ref).name} is gone" if there else "refs/ is empty"
                 raise Corrupt(
-                    f"the store at {self._at} has lost the names of its snapshots: refs/ is empty. Nothing "
+                    f"the store at {self._at} has lost the names of its snapshots: {lost}. Nothing "
                     "was touched; bring that folder back from a copy, or name another one for a new start."
                 )
             raise NotFound(f"no branch {shown(ref)} in the store at {self._at}.")

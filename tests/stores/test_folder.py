@@ -129,6 +129,18 @@ def test_a_store_that_lost_a_part_is_never_taken_for_new(tmp_path: Path) -> None
     assert not list((root / "refs").iterdir())
 
 
+def test_a_main_line_that_went_missing_beside_what_was_kept_of_it_is_no_new_one(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    head = put(root, {"r/a": b"1"})
+    run(root, lambda s: s.keep(head, "kept/1.1"))
+    (root / "refs" / "main").unlink()
+    calls: list[Callable[[Store], Awaitable[object]]] = [lambda s: s.head(), lambda s: s.check(create=True)]
+    for call in calls:
+        fails(Corrupt, partial(run, root, call), "lost the names", "refs/main is gone")
+    fails(Corrupt, lambda: put(root, {"r/a": b"2"}), "refs/main is gone")
+    assert len(list((root / "refs").iterdir())) == 1
+
+
 def test_a_volume_that_is_not_mounted_is_no_empty_store(tmp_path: Path) -> None:
     root = tmp_path / "store"
     revision = put(root, {"r/a": b"1"})
