@@ -93,14 +93,14 @@ def _undeclared(recovered: Recovered, roots: list[Root], state: State) -> None:
 def check_roots(roots: list[Root], state: State) -> None:
     """Say of each root that this user can't write, before a restore or main trips over it."""
     for root in roots:
-        writable = os.access(root.path, os.W_OK) if os.path.lexists(root.path) else can_hold(root.path)
+        at = os.path.realpath(root.path)  # of a link it is the target that is written, or made by main
+        writable = os.access(at, os.W_OK) if os.path.lexists(at) else can_hold(at)
         if not writable:
             uid = os.getuid()
             state.note("root-unwritable", f"root {root.name!r} can't be written by this user")
             log.error(
                 f"{root.path} can't be written by uid {uid}: main can't keep anything there, and nothing can be"
-                f" restored into it. Add to the Dockerfile, before USER: RUN mkdir -p {root.path} && chown"
-                f" {uid} {root.path}"
+                f" restored into it. Add to the Dockerfile, before USER: RUN mkdir -p {at} && chown {uid} {at}"
             )
 
 
