@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import os
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from sidecar.measures import Seen
+from tests.journeys.space import Space, living
 from tests.real import axe, samples
 from tests.real.chromium import browser
 from tests.web.serving import Served, serving
@@ -154,3 +157,40 @@ def test_strangers_can_not_frame_it(chromium, served):
         assert page.frames[1].get_by_text("needs attention").count() == 0
         page.close()
         other.shutdown()
+
+
+def test_a_real_agent_shows_a_real_file_of_that_name_to_its_owner_only(chromium, tmp_path):
+    """A file that is written all the time is in trouble, so its name is on the page of a real agent."""
+    name = "<img src=x onerror=document.title='pwned'>"
+    over = threading.Event()
+    with living(Space(tmp_path / "space", f"file://{tmp_path}/store", SIDECAR_API_TOKEN=TOKEN)) as space:
+        (space.disk / "data").mkdir()
+        file = space.disk / "data" / name
+        file.write_bytes(b"")
+
+        def write() -> None:
+            with file.open("r+b") as out:
+                while not over.is_set():
+                    out.seek(random.randrange(8 << 20))
+                    out.write(os.urandom(4096))
+                    out.flush()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            space.start()
+            space.wait(lambda status: status["sync"]["unsettled"] == 1, 60)
+            page = chromium.new_page()
+            said = watched(page)
+            page.goto(f"http://127.0.0.1:{space.port}/status")
+            assert "onerror" not in page.content()
+            page.get_by_label("API token").fill(TOKEN)
+            page.keyboard.press("Enter")
+            page.get_by_text(f"data/{name}", exact=True).wait_for(timeout=20_000)
+            assert "pwned" not in page.title()
+            assert axe.findings(page) == []
+            assert said == []
+            page.close()
+        finally:
+            over.set()
+            writer.join(10)
