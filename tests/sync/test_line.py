@@ -153,6 +153,19 @@ def test_an_outage_is_tried_three_times_and_uses_up_no_budget(tmp_path: Path) ->
     run(tmp_path, scenario)
 
 
+def test_a_store_that_wants_to_be_left_alone_for_long_is_away_at_once(tmp_path: Path) -> None:
+    """Whoever waits is to know now, not after minutes of waiting for a third answer."""
+
+    async def scenario(store: Faulty, line: Line) -> None:
+        patched(lines.LONG_S + 1)
+        store.plan["commit"] = [AWAY]
+        with pytest.raises(Unavailable):
+            await commit(line, within=600)
+        assert store.calls.count("commit") == 1
+
+    run(tmp_path, scenario)
+
+
 def test_a_commit_is_given_up_in_time(tmp_path: Path) -> None:
     async def scenario(store: Faulty, line: Line) -> None:
         store.plan["commit"] = ["hang"]
