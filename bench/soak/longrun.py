@@ -27,6 +27,9 @@ LIVES = 6
 MATURE_S = 0.25
 """Share of a life after which its agent has what it needs in memory."""
 
+LEAST = 9
+"""Samples that say something."""
+
 GROWTH_MB, GROWTH_FDS = 8.0, 8
 STATE_GROWTH, STATE_SLACK_MB = 1.3, 6.0
 """The index's write-ahead log alone takes up to 4 MB before SQLite folds it."""
@@ -107,13 +110,13 @@ def _largest(state: Path) -> str:
 def _live(patient: Patient, found: Found, seconds: float, rng: random.Random) -> None:
     space = patient.space
     (space.disk / "data").mkdir()
-    end = time.monotonic() + seconds
-    for life in range(LIVES):
-        until = end - seconds * (LIVES - 1 - life) / LIVES
+    end, lives = time.monotonic() + seconds, max(2, min(LIVES, int(seconds // 20)))
+    for life in range(lives):
+        until = end - seconds * (lives - 1 - life) / lives
         space.start(sys.executable, mixed.__file__, str(space.disk), str(space.home), str(rng.randrange(1 << 30)))
         space.running(60)
         _one(patient, found, life, until, rng)
-        if life < LIVES - 1:
+        if life < lives - 1:
             found.restarts += 1
             how = rng.choice(["end", "kill", "lose"])
             if how == "kill":
@@ -176,7 +179,7 @@ def grown(samples: Sequence[Sample]) -> list[str]:
         **{f"in life {n}": [s for s in samples if s.life == n] for n in {s.life for s in samples}},
     }
     for where, those in lives.items():
-        if len(those) < 9:
+        if len(those) < LEAST:
             continue
         first, last = thirds(those)
         memory = _median(last, lambda s: s.pss_mb) - _median(first, lambda s: s.pss_mb)
@@ -185,6 +188,8 @@ def grown(samples: Sequence[Sample]) -> list[str]:
             wrong.append(f"memory grew by {memory:.1f} MB {where}")
         if fds > GROWTH_FDS:
             wrong.append(f"{fds:.0f} more descriptors {where}")
+    if len(samples) < LEAST:
+        return wrong
     first, last = thirds(samples)
     before, after = max(s.state_mb for s in first), max(s.state_mb for s in last)
     if after > before * STATE_GROWTH + STATE_SLACK_MB:
