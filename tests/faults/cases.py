@@ -179,8 +179,8 @@ APART = ("a long outage while the app writes", "started from an older snapshot")
 """Told by tests of their own."""
 
 
-def without_privilege() -> list[str]:
-    """A command that lets root's processes be held up by modes, as everybody else's are; nothing for others."""
+def without_privilege() -> list[str] | None:
+    """A command that lets root's processes be held up by modes, as everybody else's are; None where none can."""
     if os.geteuid() != 0:
         return []
     drop = [
@@ -190,4 +190,4 @@ def without_privilege() -> list[str]:
         "--inh-caps",
         "-dac_override,-dac_read_search",
     ]
-    return drop if subprocess.run([*drop, "true"], capture_output=True).returncode == 0 else []
+    return drop if subprocess.run([*drop, "true"], capture_output=True).returncode == 0 else None
