@@ -7,8 +7,10 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import Any
 
 import uvicorn
@@ -20,6 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 MB = bytes(range(256)) * 4096
 cancelled: list[str] = []
+_open: list[Any] = []
 
 
 async def echo(request: Request) -> Response:
@@ -53,6 +56,20 @@ async def download(request: Request) -> Response:
 
     length = {} if "chunked" in request.query_params else {"content-length": str(megabytes * len(MB))}
     return StreamingResponse(body(), headers=length, media_type="application/octet-stream")
+
+
+@cache
+def large_file() -> str:
+    """A file of 1 MB, which goes with the process."""
+    file = tempfile.NamedTemporaryFile()  # noqa: SIM115  kept open by the list, for as long as the process lives
+    file.write(MB)
+    file.flush()
+    _open.append(file)
+    return file.name
+
+
+async def large(request: Request) -> Response:
+    return FileResponse(large_file())
 
 
 async def events(request: Request) -> Response:
@@ -135,6 +152,7 @@ app: Any = Starlette(
     routes=[
         Route("/upload", upload, methods=["POST", "PUT"]),
         Route("/download", download),
+        Route("/large", large),
         Route("/events", events),
         Route("/clock", clock),
         Route("/k", small),
