@@ -22,7 +22,7 @@ from sidecar.recovery.meter import Meter
 from sidecar.recovery.restore import Damaged, entry_path, restore_to
 from sidecar.roots import Root
 from sidecar.snapshot.manifest import Entry, Manifest
-from sidecar.snapshot.sqlite_check import Unsound, quick_check
+from sidecar.snapshot.sqlite_check import Unsound, damage
 from sidecar.state import RestoreProgress
 from sidecar.statedir import note_down, noted
 from sidecar.stores.base import Corrupt, Store
@@ -33,6 +33,8 @@ MARGIN = 32 * 1024 * 1024
 MOST = 20
 """Failures that are named."""
 JSON_MOST = 256 * 1024 * 1024
+LINKS = 8
+"""So many links in a row are followed."""
 PIECE = 1 << 20
 
 Result = Literal["pass", "fail", "no-room", "error"]
@@ -175,20 +177,41 @@ def _checks(copy: Path, manifest: Manifest, roots: Sequence[Root], verify: Seque
         _, kind, argument = parse_check(line)
         if kind not in ("sqlite", "json"):
             continue
-        path = entry_path(os.path.normpath(os.path.expanduser(argument)), where)
-        if path not in manifest.entries:
+        path = _file(entry_path(os.path.normpath(os.path.expanduser(argument)), where), manifest, where)
+        if path is None:
             out.append({"check": line, "result": "unknown", "why": "no file of the snapshot"})
-            continue
-        why = (_sqlite if kind == "sqlite" else _json)(os.path.join(copy, path))
-        out.append({"check": line, "result": "fail" if why else "pass", "why": why})
+        elif kind == "json" and manifest.entries[path].size > JSON_MOST:
+            out.append({"check": line, "result": "unknown", "why": f"larger than {JSON_MOST >> 20} MB"})
+        else:
+            why = (_sqlite if kind == "sqlite" else _json)(os.path.join(copy, path))
+            out.append({"check": line, "result": "fail" if why else "pass", "why": why})
     return tuple(out)
 
 
+def _file(path: str, manifest: Manifest, where: Sequence[Root]) -> str | None:
+    """The file of the snapshot that ``path`` is or leads to, None where there is none.
+
+    In the copy, too, a link may lead out of it, to what is in use: none is followed there.
+    """
+    for _ in range(LINKS):
+        entry = manifest.entries.get(path)
+        if entry is None or entry.kind == "dir":
+            return None
+        if entry.kind == "file":
+            return path
+        target = entry.target or ""
+        beside = target if os.path.isabs(target) else os.path.join(os.path.dirname(path), target)
+        path = entry_path(os.path.normpath(beside), where)
+    return None
+
+
 def _sqlite(path: str) -> str:
+    if not os.path.getsize(path):
+        return "is empty (0 bytes)"
     try:
         db = sqlite3.connect(path, isolation_level=None)
         try:
-            found = [line for line in quick_check(db) if line != "ok"]
+            found = damage(db)
         finally:
             db.close()
     except (sqlite3.Error, Unsound) as error:
@@ -197,8 +220,6 @@ def _sqlite(path: str) -> str:
 
 
 def _json(path: str) -> str:
-    if os.stat(path).st_size > JSON_MOST:
-        return ""
     try:
         with open(path, "rb") as file:
             json.load(file)

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,41 @@ def test_the_checks_of_files_are_made_on_the_copy(desk: Desk, world: Kept) -> No
         "json: /elsewhere/x.json": "unknown",
     }
     assert "bad.json" in answer.json["why"]
+
+
+def test_a_link_leads_no_check_out_of_the_copy(desk: Desk, world: Kept) -> None:
+    real, absolute, beside, out = (world.root / name for name in ("real.db", "absolute.db", "beside.db", "out.db"))
+    elsewhere = world.base / "elsewhere.db"
+    sqlite3.connect(elsewhere).executescript("CREATE TABLE t (x)").connection.close()
+    writer = (
+        "import sqlite3, os, sys; db = sqlite3.connect(sys.argv[1]); db.execute('PRAGMA journal_mode=WAL');"
+        "db.executescript('CREATE TABLE IF NOT EXISTS t (x); INSERT INTO t VALUES (1)'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", writer, str(real)], check=True)
+    absolute.symlink_to(real)
+    beside.symlink_to("real.db")
+    out.symlink_to(elsewhere)
+    world.keep()
+    subprocess.run([sys.executable, "-c", writer, str(real)], check=True)  # killed, and its log not folded in
+    before = {p.name: p.read_bytes() for p in world.root.iterdir() if p.name.startswith("real.db")}
+    assert "real.db-wal" in before
+    desk.set(SIDECAR_VERIFY=f"sqlite: {absolute}\nsqlite: {beside}\nsqlite: {out}")
+    answer = desk("drill", "--json")
+    assert answer.code == 0
+    assert [check["result"] for check in answer.json["checks"]] == ["pass", "pass", "unknown"]
+    assert {p.name: p.read_bytes() for p in world.root.iterdir() if p.name.startswith("real.db")} == before
+
+
+def test_a_drill_judges_a_database_as_the_check_itself_does(desk: Desk, world: Kept) -> None:
+    values, empty = world.root / "values.db", world.root / "empty.db"
+    db = sqlite3.connect(values)
+    db.executescript("PRAGMA ignore_check_constraints=ON; CREATE TABLE t (x CHECK (x > 0)); INSERT INTO t VALUES (-1)")
+    db.close()
+    empty.touch()
+    world.keep()
+    desk.set(SIDECAR_VERIFY=f"sqlite: {values}\nsqlite: {empty}")
+    answer = desk("drill", "--json")
+    assert [check["result"] for check in answer.json["checks"]] == ["pass", "fail"]
 
 
 def test_a_database_that_is_broken_in_the_snapshot_fails_its_check(desk: Desk, world: Kept) -> None:
