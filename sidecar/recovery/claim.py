@@ -20,6 +20,7 @@ from sidecar.snapshot.manifest import ASKS
 from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, Unavailable
 
 POLL_S = 2.0
+ALIVE_S = 0.5
 TRIES = 3
 RETRY_S = 0.5
 
@@ -98,7 +99,10 @@ async def claim(
             taken = await attempt(store, head, found, me, least_epoch, waiting, alive)
         if not isinstance(taken, Waits):
             return taken
-        await asyncio.sleep(taken.pause_s)
+        until = time.monotonic() + taken.pause_s
+        while (left := until - time.monotonic()) > 0:
+            alive()  # to wait for a holder is no standstill, however short the restore timeout is
+            await asyncio.sleep(min(left, ALIVE_S))
         head, found = taken.head, taken.found
         with bounded():
             if await store.head() != head:

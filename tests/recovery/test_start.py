@@ -13,6 +13,7 @@ import pytest
 
 from sidecar.errors import RestoreFailed
 from sidecar.recovery import claim as claims
+from sidecar.recovery import patience
 from sidecar.recovery.again import regain
 from sidecar.recovery.lease import Me, Waiting
 from sidecar.recovery.origin import Origin
@@ -31,7 +32,9 @@ from tests.sync.lives import Life
 
 
 @contextmanager
-def starting(base: Path, store: Store, wait_s: float = 1.0, instance: str = "new") -> Iterator[tuple[Start, Path]]:
+def starting(
+    base: Path, store: Store, wait_s: float = 1.0, instance: str = "new", timeout_s: float = 5.0
+) -> Iterator[tuple[Start, Path]]:
     """A start on a fresh disk, which is given too."""
     disk, state_dir = base / "disk", base / "state"
     disk.mkdir(parents=True)
@@ -44,7 +47,7 @@ def starting(base: Path, store: Store, wait_s: float = 1.0, instance: str = "new
         cold_start="allow",
         revision=None,
         handoff_wait_s=wait_s,
-        timeout_s=5,
+        timeout_s=timeout_s,
         on_failure="exit",
     )
     index = Index(state_dir / "index.db")
@@ -148,6 +151,22 @@ def test_what_a_holder_commits_while_it_is_waited_for_is_downloaded_meanwhile(tm
             assert (disk / "data/three").exists()
         assert store.did.count(ASKED) == 1
         assert store.did.index("data/three") < store.did.index("sidecar: lease 2 claimed")
+
+    beside_a_holder(tmp_path, scenario)
+
+
+def test_a_restore_timeout_shorter_than_the_wait_for_a_holder_ends_no_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "POLL_S", 60.0)
+    monkeypatch.setattr(patience, "LEAST_S", 0.1)
+
+    async def scenario(life: Life, store: Watched) -> None:
+        with starting(tmp_path / "new", store, wait_s=1.8, timeout_s=0.3) as (start, _):
+            found = await start.recover()
+            assert found is not None
+            assert found.clean is False
+        assert store.did.count(ASKED) == 1
 
     beside_a_holder(tmp_path, scenario)
 
