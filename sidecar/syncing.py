@@ -17,9 +17,9 @@ from sidecar.link import Link
 from sidecar.recovery import again, reattach
 from sidecar.recovery.again import Standing
 from sidecar.recovery.claim import Claimed
-from sidecar.recovery.lease import Left, Waiting
 from sidecar.recovery.start import Start
 from sidecar.recovery.terms import Recovered
+from sidecar.recovery.turns import Left, Waiting
 from sidecar.resuming import Resuming
 from sidecar.session import Session
 from sidecar.sync.engine import Engine

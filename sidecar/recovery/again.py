@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from sidecar.errors import SidecarError
 from sidecar.recovery.claim import Claimed, Moved, claim, read_lease
-from sidecar.recovery.lease import Lease, Left, Me, Waiting, reclaims
+from sidecar.recovery.lease import Lease, Me
 from sidecar.recovery.restore import read_manifest
 from sidecar.recovery.terms import Plan, Recovered
+from sidecar.recovery.turns import Left, Waiting, reclaims
 from sidecar.snapshot.manifest import Manifest
 from sidecar.stores.base import Revision, Store
 

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 from sidecar import log
 from sidecar.errors import EX_REFUSED, RestoreFailed
 from sidecar.recovery import lease as leases
-from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait, Waiting
+from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait
+from sidecar.recovery.turns import Waiting, lets_go
 from sidecar.snapshot import machine
 from sidecar.snapshot.manifest import ASKS
 from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, Unavailable
@@ -214,7 +215,7 @@ async def give_back(
         else:
             head = await store.head()
             found = await read_lease(store, head)
-        given = leases.lets_go(found, me, clean, resuming)
+        given = lets_go(found, me, clean, resuming)
         if head is None or given is None:
             return
         mine = given.instance == me.instance

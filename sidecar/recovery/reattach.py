@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from sidecar.errors import ManifestError
 from sidecar.recovery.claim import Claimed, claim, read_lease
-from sidecar.recovery.lease import Waiting, goes_on
 from sidecar.recovery.restore import read_manifest
 from sidecar.recovery.terms import Plan, Recovered
+from sidecar.recovery.turns import Waiting, goes_on
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Manifest, SnapshotId
 from sidecar.stores.base import Corrupt, Revision, Store, Unavailable

@@ -12,7 +12,7 @@ from sidecar import log
 from sidecar.errors import EX_REFUSED, EX_TEMPFAIL, ManifestError, RestoreFailed, SidecarError
 from sidecar.recovery import image, journal
 from sidecar.recovery.claim import Along, Claimed, Moved, Unleased, claim, give_back, read_lease, refusal
-from sidecar.recovery.lease import Lease, Wait, Waiting, decide
+from sidecar.recovery.lease import Lease, Wait, decide
 from sidecar.recovery.origin import Origin, find, way_out
 from sidecar.recovery.patience import LATE_S, Patience, Progress
 from sidecar.recovery.record import Record
@@ -21,6 +21,7 @@ from sidecar.recovery.shipped import note_image
 from sidecar.recovery.terms import Plan, Recovered
 from sidecar.recovery.tree import forget_digests
 from sidecar.recovery.trouble import Damaged
+from sidecar.recovery.turns import Waiting
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import SnapshotId
 from sidecar.state import State

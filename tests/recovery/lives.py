@@ -10,22 +10,8 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from sidecar.recovery.lease import (
-    Lease,
-    Left,
-    Me,
-    Refuse,
-    Take,
-    Tenure,
-    Wait,
-    Waiting,
-    decide,
-    decode,
-    encode,
-    goes_on,
-    lets_go,
-    reclaims,
-)
+from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait, decide, decode, encode
+from sidecar.recovery.turns import Left, Waiting, goes_on, lets_go, reclaims
 from sidecar.snapshot.manifest import ASKS, HANDS, SnapshotId, title
 from sidecar.sync.rights import weigh
 

@@ -15,7 +15,8 @@ import pytest
 from sidecar.errors import EX_REFUSED, ManifestError, RestoreFailed
 from sidecar.recovery import claim as claims
 from sidecar.recovery.claim import Claimed, Moved, Unleased, Waits, attempt, claim, give_back, read_lease, withdraw
-from sidecar.recovery.lease import PATH, Lease, Me, Tenure, Waiting, encode, lets_go
+from sidecar.recovery.lease import PATH, Lease, Me, Tenure, encode
+from sidecar.recovery.turns import Waiting, lets_go
 from sidecar.snapshot.manifest import ASKS, HANDS
 from sidecar.stores.base import Conflict, Denied, Unavailable
 from tests.snapshot.disk import FAST

@@ -14,7 +14,8 @@ import pytest
 from sidecar.recovery import held as holding
 from sidecar.recovery.claim import Waits, attempt, give_back, read_lease, renew
 from sidecar.recovery.held import Held
-from sidecar.recovery.lease import PATH, Lease, Me, Tenure, Waiting, encode
+from sidecar.recovery.lease import PATH, Lease, Me, Tenure, encode
+from sidecar.recovery.turns import Waiting
 from sidecar.stores.base import Unavailable
 from tests.snapshot.disk import FAST
 from tests.sync.faulty import Faulty, held, opened

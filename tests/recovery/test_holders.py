@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sidecar.recovery.claim import Claimed
 from sidecar.recovery.claim import claim as claim_lease
 from sidecar.recovery.holders import Turns, by_turns
-from sidecar.recovery.lease import Lease, Me, Waiting
+from sidecar.recovery.lease import Lease, Me
+from sidecar.recovery.turns import Waiting
 from sidecar.stores.base import Commit
 from sidecar.stores.folder import FolderStore
 

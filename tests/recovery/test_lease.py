@@ -10,21 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import ManifestError
-from sidecar.recovery.lease import (
-    Lease,
-    Left,
-    Me,
-    Refuse,
-    Take,
-    Tenure,
-    Wait,
-    decide,
-    decode,
-    encode,
-    goes_on,
-    lets_go,
-    reclaims,
-)
+from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait, decide, decode, encode
+from sidecar.recovery.turns import Left, goes_on, lets_go, reclaims
 from sidecar.snapshot.manifest import SnapshotId
 
 ME = Me("me", "local")

@@ -15,13 +15,14 @@ from sidecar.errors import RestoreFailed
 from sidecar.recovery import claim as claims
 from sidecar.recovery import patience
 from sidecar.recovery.again import regain
-from sidecar.recovery.lease import Me, Waiting
+from sidecar.recovery.lease import Me
 from sidecar.recovery.origin import Origin
 from sidecar.recovery.reading import read_manifest
 from sidecar.recovery.record import Record
 from sidecar.recovery.restore import Restored, restore
 from sidecar.recovery.start import Start
 from sidecar.recovery.terms import Plan, Recovered
+from sidecar.recovery.turns import Waiting
 from sidecar.roots import Root
 from sidecar.snapshot.index import Index
 from sidecar.state import RootState, State

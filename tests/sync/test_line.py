@@ -13,6 +13,7 @@ import pytest
 
 from sidecar.recovery import lease as leases
 from sidecar.recovery.lease import Tenure
+from sidecar.recovery.turns import lets_go
 from sidecar.snapshot.manifest import ASKS, HANDS, LEASE, SnapshotId
 from sidecar.snapshot.manifest import PATH as MANIFEST
 from sidecar.stores.base import Denied, NotFound, Refused, Store, StoreError, Unavailable, Unsupported
@@ -552,7 +553,7 @@ def test_who_asks_no_more_is_not_given_the_lease(tmp_path: Path) -> None:
     async def scenario(store: Faulty, line: Line) -> None:
         await answered(store, line)
         asked = leases.decode((await contents(store))[LEASE])
-        given = leases.lets_go(asked, leases.Me("new", "local"), clean=False)
+        given = lets_go(asked, leases.Me("new", "local"), clean=False)
         assert given is not None
         await outside(store, {LEASE: leases.encode(given)}, title=f"{ASKS}new, who asks no more")
         with pytest.raises(Withdrawn):
@@ -577,7 +578,7 @@ def test_a_request_that_is_taken_back_before_it_is_answered_is_not_answered(tmp_
         puts, title = asking()
         await outside(store, puts, title=title)
         assert await line.heed(5) == "requested"
-        given = leases.lets_go(leases.decode(puts[LEASE]), leases.Me("new", "local"), clean=False)
+        given = lets_go(leases.decode(puts[LEASE]), leases.Me("new", "local"), clean=False)
         assert given is not None
         await outside(store, {LEASE: leases.encode(given)}, title=f"{ASKS}new, who asks no more")
         with pytest.raises(Withdrawn):
