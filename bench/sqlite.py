@@ -108,11 +108,9 @@ def _large(folder: Path) -> Iterator[Figure]:
             db.executemany("INSERT INTO a VALUES (?, ?)", ((n, rng.randbytes(each)) for n in range(LARGE // 4096)))
             db.execute("COMMIT")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            space.start()
-            space.running()
-            hub.reset()
             began = time.monotonic()
-            command(space, "checkpoint", "--timeout", "10m")
+            space.start()
+            space.wait(lambda status: status["roots"][0]["bytes"] >= LARGE // 2 and not status["sync"]["pending"], 600)
             first, took = _sent(hub), time.monotonic() - began
             sent, seconds = [], []
             for _ in range(3):
@@ -122,7 +120,7 @@ def _large(folder: Path) -> Iterator[Figure]:
                 paced = space.get()["sync"]["paced"]
                 hub.reset()
                 began = time.monotonic()
-                command(space, "checkpoint", "--timeout", "10m")
+                command(space, "checkpoint", "--timeout", "2m")
                 sent.append(_sent(hub))
                 seconds.append(time.monotonic() - began)
     size = LARGE // 4096 * 4096
