@@ -179,7 +179,7 @@ class _Spoiler:
 async def reset(transport: asyncio.Transport) -> None:
     """Cut the connection so that the peer gets a RST, not an orderly end."""
     sock: socket.socket | None = transport.get_extra_info("socket")
-    if sock is not None:
+    if sock is not None and sock.fileno() >= 0:  # the client may have gone first
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
     transport.abort()
     await _gone(transport)
