@@ -605,6 +605,9 @@ class Engine:
             return await history.look(self.store, retention)
         async with self._lock:
             await self._settle_unclear(time.monotonic() + 60)
+            if self._reassert or self.line.lost:
+                # A squash would take away what the history tells of an edit, and of who has written.
+                raise TryLater("somebody edited the store: the next sync puts that right, then history can be pruned")
             if await self.line.heed(30) != "mine" or (self.tenure is not None and self.tenure.handing):
                 raise TryLater("a new instance asks for the lease: nothing was pruned")
             found = await history.look(self.store, retention)

@@ -82,9 +82,10 @@ class Store:
         return "ok" if landed else "conflict"
 
     def squash(self) -> None:
-        """As a Hub does it: one commit with another name, and no parent check."""
+        """As a Hub does it: one commit with another name, the newest snapshot's title, and no parent check."""
         self.numbers += 1
-        self.main = [replace(self.head, number=self.numbers)]
+        words = title(self.head.stands) if self.head.stands is not None else self.head.title
+        self.main = [replace(self.head, number=self.numbers, title=words)]
 
     def since(self, number: int) -> list[str] | None:
         """The titles of the commits after ``number``; None where that is not in the history any more."""
@@ -348,7 +349,7 @@ class Container:
         if verdict == "fenced":
             self.state = "fenced"
         assert self.tenure is not None
-        if verdict == "mine" and not self.tenure.handing and self.head == self.store.head.number:
+        if verdict == "mine" and not self.tenure.handing and not self.lost and self.head == self.store.head.number:
             self.store.squash()
             self.heed()
 

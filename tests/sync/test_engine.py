@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.errors import TryLater
 from sidecar.recovery import lease as leases
 from sidecar.recovery.claim import give_back
 from sidecar.snapshot import stage as staging
@@ -24,6 +25,7 @@ from sidecar.stores.base import Denied, Refused, Unavailable
 from sidecar.sync import edits, pace
 from sidecar.sync import engine as engines
 from sidecar.sync import line as lines
+from sidecar.sync.history import Retention
 from sidecar.sync.line import Base
 from sidecar.sync.look import Look
 from sidecar.sync.survey import Surveyor
@@ -943,6 +945,23 @@ def test_a_lease_that_was_deleted_is_written_again(base: Path) -> None:
             await until(lambda: life.state.sync.snapshot == "1.2")
         assert (await life.lease()).state == "held"
         assert life.state.lease == "held"
+
+    live(base, scenario)
+
+
+def test_nothing_is_pruned_until_an_edit_is_put_right(base: Path) -> None:
+    """A squash would take away what the history tells of it, and of who may have written since."""
+
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        await life.engine.snapshot("asked")
+        store = life.store.store
+        await store.commit(await store.head(), {}, [LEASE], "Delete .sidecar/lease.json")
+        await life.engine.heed_lease()
+        with pytest.raises(TryLater, match="edited"):
+            await life.engine.prune(Retention(1))
+        assert (await life.told()).ok
+        await life.engine.prune(Retention(1))
 
     live(base, scenario)
 
