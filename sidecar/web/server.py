@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
@@ -282,7 +283,10 @@ class _Protocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
-            super().send_400_response(msg)
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.close()  # the rest of a body that nobody wanted: its request is answered already
         elif cycle.response_started:
             self.transport.abort()  # a body gone wrong under an answer: another one can't be sent
         else:

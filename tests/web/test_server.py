@@ -282,6 +282,19 @@ def test_garbage_is_refused_and_no_line_in_the_log(tmp_path, capfd, said):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+def test_garbage_behind_an_answer_closes_the_connection_and_is_no_bug_in_the_log(tmp_path, caplog, more):
+    """The body's sender has its answer before the body is there, which then turns out to be none."""
+    with serving(tmp_path) as one, socket.create_connection(("127.0.0.1", one.port), timeout=5) as sock:
+        sock.sendall(b"POST /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n%b\r\n" % more)
+        assert until(sock, b"}")[9:12] == b"405"
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            sock.sendall(b"no chunk\r\n")
+            assert sock.recv(1) == b""
+        assert one.ask("/livez").status == 200
+    assert caplog.records == []
+
+
 def test_an_absolute_target_or_an_upgrade_opens_no_other_way(tmp_path):
     with serving(tmp_path) as one:
         tail = b"HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
