@@ -143,6 +143,12 @@ class Space:
         assert status == 200, (status, body, self.said())
         return body
 
+    def settle(self) -> None:
+        """Until the agent has looked at everything by itself: what changes from now on waits for its time."""
+        self.wait(lambda s: s["sync"]["watcher"] != "off")
+        for _ in range(2):  # its own first look may be under way beside the first of these, but not beside the next
+            self.checkpoint()
+
     def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
         """Send a signal to the supervisor and wait for its end."""
         assert self.process is not None

@@ -36,7 +36,7 @@ def two(tmp: Path, **settings: str) -> Iterator[tuple[LocalHub, Space, Space]]:
         with living(old), living(new):
             old.start("sleep", "1000")
             old.running()
-            old.checkpoint()
+            old.settle()
             yield hub, old, new
 
 
@@ -123,7 +123,7 @@ def in_a_folder(tmp: Path, **more: float | str) -> Iterator[tuple[Space, Space, 
     with living(one), living(two), living(three):
         one.start()
         one.running()
-        one.checkpoint()
+        one.settle()
         yield one, two, three
 
 
