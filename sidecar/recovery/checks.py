@@ -218,6 +218,8 @@ async def examine(kind: str, subject: str, scratch: Path, limit_s: float, mark: 
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     if code is None:
+        if kind == "http":  # an answer that comes drop by drop is none
+            return Verdict("fail", f"no answer: nothing whole came within {limit_s:g} s")
         return Verdict("warn", f"can't be judged: no result within {limit_s:g} s")
     try:
         return Verdict(**json.loads(lines[-1]))

@@ -256,6 +256,12 @@ class App(BaseHTTPRequestHandler):
             what = "200" if len(self.seen) > 2 else "503"
         if what == "hang":
             time.sleep(8)
+        if what == "drops":
+            with contextlib.suppress(OSError):
+                for byte in b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.1)
+            return
         self.send_response(int(what) if what.isdigit() else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -301,6 +307,11 @@ def test_http_says_why_nobody_answers(app: str, tmp_path: Path) -> None:
     assert "Connection refused" in checked("http", "http://127.0.0.1:9/", scratch, 0.9).reason
     assert "nothing came in time" in checked("http", f"http://{app}/hang", scratch, 0.9).reason
     assert checked("http", f"https://{app}/", scratch, 0.9).result == "fail"
+
+
+def test_an_answer_that_comes_drop_by_drop_is_none(app: str, tmp_path: Path) -> None:
+    verdict = by_a_child("http", f"http://{app}/drops", tmp_path / "scratch", limit_s=2.0)
+    assert verdict == Verdict("fail", "no answer: nothing whole came within 2 s")
 
 
 def command_lines() -> Iterator[tuple[str, bytes]]:
