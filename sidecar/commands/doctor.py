@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from argparse import Namespace
@@ -20,7 +19,7 @@ from sidecar.commands.agent_client import OWN, Nobody, over_http, over_socket, s
 from sidecar.errors import EX_FAILED, EX_OK, SidecarError
 from sidecar.inspection import inspect
 from sidecar.pings import FILE as PINGS
-from sidecar.recovery import rehearsal
+from sidecar.recovery import record, rehearsal
 from sidecar.recovery.restore import read_manifest
 from sidecar.roots import Root, spell
 from sidecar.settings import Settings, load
@@ -67,7 +66,9 @@ async def _examine(settings: Settings) -> list[Item]:
             items = await _alone(settings, store, found)
         else:
             items = [_item(line) for line in body]
-            items = _instead(items, [await asyncio.to_thread(_endpoint, settings)])
+            if not any((item.id, item.state) == ("health-endpoint", "fail") for item in items):
+                # Where the agent could not have its port, whoever answers there is another.
+                items = _instead(items, [await asyncio.to_thread(_endpoint, settings)])
     finally:
         with suppress(StoreError, TimeoutError):
             await asyncio.wait_for(store.close(), 5)
@@ -150,20 +151,11 @@ async def _kept(
                 return None, [], ""
             with TemporaryDirectory(prefix="sidecar-") as folder:
                 manifest = await read_manifest(store, head, Path(folder))
-            return manifest, _records(await read_small(store, head, RECOVERY, STORE_S)), ""
+            return manifest, record.read(await read_small(store, head, RECOVERY, STORE_S)), ""
     except TimeoutError:
         return None, [], f"{settings.store.url} gives no answer"
     except SidecarError as error:
         return None, [], error.message
-
-
-def _records(raw: bytes | None) -> list[dict[str, Any]]:
-    out = []
-    for line in (raw or b"").splitlines():
-        with suppress(ValueError):
-            record = json.loads(line)
-            out += [record] if isinstance(record, dict) else []
-    return out
 
 
 def _persisted(settings: Settings, manifest: Manifest | None, trouble: str, denied: bool) -> Item:
@@ -177,7 +169,7 @@ def _persisted(settings: Settings, manifest: Manifest | None, trouble: str, deni
     if manifest is None:
         return Item(name, "fail", f"nothing was ever kept in {settings.store.url}", checklist.START)
     when = f"as of {manifest.snapshot}, {rfc3339(manifest.at)}"
-    kept = {record.name for record in manifest.roots}
+    kept = {root.name for root in manifest.roots}
     missing = [root.name for root in settings.roots if root.name not in kept and os.path.lexists(root.path)]
     if missing:
         return Item(name, "fail", f"not in the store {when}: {', '.join(missing)}", checklist.START)
@@ -186,9 +178,11 @@ def _persisted(settings: Settings, manifest: Manifest | None, trouble: str, deni
 
 def _restored(records: Sequence[Mapping[str, Any]]) -> Item:
     name = "restore-on-restart"
-    if not records:
+    # One that was stopped before main's start tells nothing of what it would have come to.
+    ended = record.newest([each for each in records if each.get("result") != "stopped"], 1)
+    if not ended:
         return Item(name, "unknown", "no start has left a record in the store", checklist.START)
-    last = records[-1]
+    last = ended[0]
     at = last.get("at")
     if last.get("result") != "ok":
         return Item(name, "fail", f"the start at {at} could not bring the files back", "the log names the way out")
@@ -201,7 +195,8 @@ def _observable(records: Sequence[Mapping[str, Any]]) -> Item:
     name = "observable-recovery"
     if not records:
         return Item(name, "unknown", "the store has no recovery record", checklist.START)
-    return Item(name, "pass", f"{len(records):,} recovery records in the store, the newest of {records[-1].get('at')}")
+    at = record.newest(records, 1)[0].get("at")
+    return Item(name, "pass", f"{len(records):,} recovery records in the store, the newest of {at}")
 
 
 # --- either way --------------------------------------------------------------------------------------------------

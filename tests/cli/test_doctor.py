@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidecar.recovery.record import append
+from sidecar.snapshot.manifest import RECOVERY
 from tests.cli.conftest import Kept
 from tests.cli.desk import Answer, Desk
-from tests.cli.fake import Script, agent
+from tests.cli.fake import Script, agent, handler
 from tests.hub.identity import DEFAULT_TOKEN, READ_TOKEN
 from tests.hub.server import LocalHub
 from tests.journeys.space import free_port
@@ -78,6 +82,21 @@ def test_what_an_agent_left_in_the_state_dir_is_told(desk: Desk, world: Kept) ->
     (world.state / "keepalive.json").write_text(json.dumps({"last": time.time() - 90 * 60 - 1, "agent": "n8n"}))
     (world.state / "drill.json").write_text(json.dumps({**drilled, "store": "file:///another"}))
     assert {"poller-seen": "warn", "restore-drill": "warn"}.items() <= states(desk("doctor", "--json")).items()
+
+
+def test_the_newest_start_that_came_to_an_end_tells_of_restores(desk: Desk, world: Kept) -> None:
+    def recorded(*documents: dict[str, Any]) -> dict[str, Any]:
+        world.commit({RECOVERY: append(None, *documents)})
+        return item(desk("doctor", "--json"), "restore-on-restart")
+
+    ok, failed, stopped, late = (
+        {"at": f"2026-11-29T0{n}:00:00Z", "instance": f"i{n}", "result": result, "snapshot": "1.2"}
+        for n, result in ((2, "ok"), (1, "failed"), (3, "stopped"), (4, "failed"))
+    )
+    assert recorded(ok, stopped)["state"] == "pass", "SIGTERM in the middle of a start is no failure"
+    assert recorded(stopped)["state"] == "unknown"
+    assert recorded(ok, failed)["state"] == "pass", "one that waited on a disk comes late and isn't the newest"
+    assert recorded(ok, late)["state"] == "fail"
 
 
 def test_a_root_that_is_not_in_the_store_fails(desk: Desk, world: Kept) -> None:
@@ -160,6 +179,18 @@ def test_the_endpoint_is_asked_over_tcp_as_a_poller_would(desk: Desk, script: Sc
     desk.set(SIDECAR_PORT=str(free_port()))
     answer = desk("doctor", "--json")
     assert (answer.code, item(answer, "health-endpoint")["state"]) == (1, "fail")
+
+
+def test_another_sidecar_on_the_port_does_not_pass_for_this_one(desk: Desk, script: Script) -> None:
+    script.body = {"phase": "running", "checklist": [{**FINE[0], "state": "fail", "text": "could not be had"}]}
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler(Script(body={"status": "pass", "notes": []}))) as other:
+        threading.Thread(target=other.serve_forever, args=(0.01,), daemon=True).start()
+        desk.set(SIDECAR_PORT=str(other.server_port))
+        answer = desk("doctor", "--json")
+        assert (answer.code, item(answer, "health-endpoint")["text"]) == (1, "could not be had")
+        script.body = {"phase": "running", "checklist": FINE}
+        assert item(desk("doctor", "--json"), "health-endpoint")["state"] == "pass"
+        other.shutdown()
 
 
 # --- a Hub -------------------------------------------------------------------------------------------------------
