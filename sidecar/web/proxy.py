@@ -87,6 +87,8 @@ class Door:
         state.door.open += 1
         try:
             head = await self._ask(asked, way, receive)
+            if way.left:  # seen in the same turn as the answer: a tunnel would wait for ends that are gone
+                raise Lost("its sender has left", answered=True)
             state.upstream_seen = True
             state.clear("upstream-down")
             if head.status_code == 101:

@@ -303,3 +303,32 @@ def test_a_reset_is_no_end(tmp_path):
         with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
             one.ask("/")
         assert json.loads(one.ask("/livez").body) == {"ok": True}
+
+
+def test_a_visitor_that_leaves_just_as_a_websocket_is_agreed_on_leaves_nothing_behind(tmp_path):
+    asked, agree = threading.Event(), threading.Event()
+
+    def script(app: App, number: int, sock: socket.socket) -> None:
+        app.head(sock)
+        asked.set()
+        assert agree.wait(10)
+        sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        sock.recv(1)
+
+    with before(tmp_path, script) as (one, _):
+        with socket.create_connection(("127.0.0.1", one.port)) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            assert asked.wait(10)
+            # While the door is busy both happen, so that it sees them in one turn, the visitor's end first.
+            busy, over = threading.Event(), threading.Event()
+            one.loop.call_soon_threadsafe(busy.set)
+            one.loop.call_soon_threadsafe(over.wait, 10)
+            assert busy.wait(10)
+        agree.set()
+        time.sleep(0.1)
+        over.set()
+        until = time.monotonic() + 5
+        while one.state.door.open:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert one.state.door.websockets == 0
