@@ -37,6 +37,7 @@ ANSWER_S = 10.0
 STORE_S = 45.0
 """The store has so long to answer; a doctor who waits for minutes helps nobody."""
 
+_ENDS = ("ok", "failed", "waiting", "continue")
 _STATES = ("pass", "warn", "fail", "unknown")
 
 
@@ -179,7 +180,7 @@ def _persisted(settings: Settings, manifest: Manifest | None, trouble: str, deni
 def _restored(records: Sequence[Mapping[str, Any]]) -> Item:
     name = "restore-on-restart"
     # One that was stopped before main's start tells nothing of what it would have come to.
-    ended = record.newest([each for each in records if each.get("result") != "stopped"], 1)
+    ended = record.newest([each for each in records if each.get("result") in _ENDS], 1)
     if not ended:
         return Item(name, "unknown", "no start has left a record in the store", checklist.START)
     last = ended[0]

@@ -19,6 +19,8 @@ from sidecar.sync.line import read_small
 
 HEAD = ("WHEN", "RESULT", "EPOCH", "SNAPSHOT", "OLD", "ENDED", "FILES", "SIZE", "TOOK", "CHECKS", "RESUME", "INSTANCE")
 
+MOST, WIDEST = 2**53, 40
+
 
 def recoveries(args: Namespace) -> int:
     return reading(lambda reader: _recoveries(reader, args))
@@ -48,22 +50,26 @@ async def _recoveries(reader: Reader, args: Namespace) -> int:
 
 
 def _row(document: Mapping[str, Any]) -> tuple[str, ...]:
-    files, size, took = (document.get(name) for name in ("files", "bytes", "ms"))
-    age = document.get("snapshot_age_s")
+    files, size, took, age = (_count(document.get(name)) for name in ("files", "bytes", "ms", "snapshot_age_s"))
     return (
         _when(document),
         _text(document.get("result")),
         _text(document.get("epoch")),
         "cold start" if document.get("cold_start") is True else _text(document.get("snapshot")),
-        words.age(age) if isinstance(age, int | float) else "-",
+        "-" if age is None else words.age(age),
         {"True": "cleanly", "False": "uncleanly"}.get(str(document.get("clean")), "-"),
-        f"{files:,}" if isinstance(files, int) else "-",
-        words.size(size) if isinstance(size, int | float) else "-",
-        f"{took / 1000:.1f} s" if isinstance(took, int | float) else "-",
+        "-" if files is None else f"{files:,.0f}",
+        "-" if size is None else words.size(size),
+        "-" if took is None else f"{took / 1000:.1f} s",
         _checks(document.get("checks")),
         _resume(document.get("resume")),
         _text(document.get("instance"))[:16],
     )
+
+
+def _count(value: Any) -> int | float | None:
+    """A number that one of our records can hold; whoever may write to the store may have put anything there."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST else None
 
 
 def _when(document: Mapping[str, Any]) -> str:
@@ -79,7 +85,7 @@ def _checks(found: Any) -> str:
     if not isinstance(found, list) or not found:
         return "-"
     results = [str(c.get("result", "?")) for c in found if isinstance(c, Mapping)]
-    return ", ".join(f"{results.count(kind)} {words.name(kind)}" for kind in dict.fromkeys(results))
+    return ", ".join(f"{results.count(kind)} {_text(kind)}" for kind in list(dict.fromkeys(results))[:3])
 
 
 def _resume(found: Any) -> str:
@@ -89,4 +95,4 @@ def _resume(found: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return "-" if value is None or value == "" else words.name(str(value))
+    return "-" if value is None or value == "" else words.name(str(value)[:WIDEST])

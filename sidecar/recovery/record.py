@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ LARGEST = 16 * 1024
 """Bytes of one: what is longer loses the ends of its lists and texts, then all but its few main facts."""
 
 _LIST, _TEXT = 20, 1000
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
 _MAIN = ("at", "instance", "result", "epoch", "revision", "snapshot", "snapshot_age_s", "clean", "files", "bytes", "ms")
 
 
@@ -138,6 +140,14 @@ def _dump(document: Mapping[str, Any]) -> bytes:
 
 
 def newest(documents: Iterable[Mapping[str, Any]], limit: int) -> list[Mapping[str, Any]]:
-    """At most ``limit`` of them, newest first by their own times; of the same second the later one goes first."""
+    """At most ``limit`` of them, newest first by their own times; of the same second the later one goes first.
+
+    What doesn't tell its time goes last: it is no record of ours.
+    """
     latest = list(documents)[::-1]
-    return sorted(latest, key=lambda d: str(d.get("at", "")), reverse=True)[:limit]
+    return sorted(latest, key=_at, reverse=True)[:limit]
+
+
+def _at(document: Mapping[str, Any]) -> str:
+    at = document.get("at")
+    return at if isinstance(at, str) and _TIME.match(at) else ""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sidecar.snapshot.manifest import Manifest
+from sidecar.snapshot.manifest import RECOVERY, Manifest
 from tests.cli.conftest import ODD, Kept
 from tests.cli.desk import Desk
 from tests.recovery.world import fill
@@ -277,3 +279,24 @@ def test_a_flag_of_an_entry_is_shown(desk: Desk, world: Kept) -> None:
     assert any(line.endswith("data/app.db  [stale]") for line in desk("ls").lines)
     assert "marked stale" in desk("cat", "data/app.db").err
     assert stat.S_ISREG((world.root / "app.db").stat().st_mode)
+
+
+def test_records_that_are_not_ours_spoil_no_table(desk: Desk, world: Kept) -> None:
+    good = {"at": "2026-11-29T02:00:00Z", "instance": "good", "result": "ok", "files": 1204, "bytes": 38e6, "ms": 2100}
+    odd: list[Any] = [
+        {"at": None, "result": "x" * 5000, "bytes": 1e300, "files": True, "ms": 1e308, "snapshot_age_s": -7},
+        {"at": "\x1b[2J", "checks": [{"result": "y" * 5000}, 7], "resume": {"state": ["z" * 5000]}, "clean": {}},
+        {"at": good["at"], "instance": ["i" * 5000], "error": "\x1b[31mred"},
+        "text",
+    ]
+    lines = [
+        json.dumps(each if isinstance(each, str) else each | {"store": f"file://{world.base}/store"}) for each in odd
+    ]
+    (world.state / "recoveries.jsonl").write_text("\n".join(lines))
+    world.commit({RECOVERY: json.dumps(good).encode()})
+    answer = desk("recoveries")
+    assert answer.code == 0
+    assert "\x1b" not in answer.out + answer.err
+    assert max(map(len, answer.lines)) < 300
+    assert any(line.split()[2:3] == ["ok"] and "1,204" in line and "38 MB" in line for line in answer.lines)
+    assert desk("recoveries", "--json", "--limit", "1").json[0]["at"] == good["at"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,11 @@ def test_a_record_that_is_too_long_keeps_what_matters() -> None:
 def test_newest_first_and_in_the_same_second_the_later_one() -> None:
     first, later = start(5), {**start(5), "instance": "later"}
     assert [d["instance"] for d in newest([start(1), first, later, start(0)], 3)] == ["later", "i5", "i1"]
+
+
+def test_what_tells_no_time_is_never_the_newest() -> None:
+    odd: list[dict[str, Any]] = [{"at": None}, {"at": 9e9}, {"at": "zzz"}, {}]
+    assert newest([odd[0], start(1), *odd[1:]], 1) == [start(1)]
 
 
 def test_a_line_for_people_names_each_step_and_what_failed() -> None:
