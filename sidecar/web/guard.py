@@ -16,6 +16,7 @@ HEAD_MAX = 64 * 1024
 """Bytes of a request's or a response's head; beyond it is refused. Node takes 16 KB, nginx 32 KB."""
 
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)|\0")
+_NO_HOST = re.compile(rb"""[\x00-\x20\x7f"#/<>?@\\^`{|}]""")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
@@ -36,6 +37,9 @@ def why_refused(head: bytes) -> str | None:
         initial = line[:1]
         if initial in b"cC" and line[:15].lower() == b"content-length:":
             lengths.append(line[15:].strip(b" \t"))
+        elif initial in b"hH" and line[:5].lower() == b"host:":
+            if not is_host(line[5:].strip(b" \t")):
+                return "a Host that is none"
         elif initial in b"tT" and line[:18].lower() == b"transfer-encoding:":
             codings.append(line[18:].strip(b" \t").lower())
     if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
@@ -47,6 +51,11 @@ def why_refused(head: bytes) -> str | None:
     if codings and first.endswith(b"HTTP/1.0"):
         return "a Transfer-Encoding in HTTP/1.0"
     return None
+
+
+def is_host(value: bytes) -> bool:
+    """Can ``value`` be a host and a port (RFC 9112, section 3.2), or nothing? Apps build links from it."""
+    return _NO_HOST.search(value) is None
 
 
 class Strict(h11.Connection):

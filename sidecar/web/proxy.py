@@ -24,6 +24,7 @@ from sidecar.state import State
 from sidecar.web import headers as rules
 from sidecar.web import relay
 from sidecar.web.access import CONNECTION, LISTENER, UNIX
+from sidecar.web.guard import is_host
 from sidecar.web.upstream import Asked, Connection, Lost, Unreachable, Upstream, keep_alive
 
 CONTINUE_S = 1.0
@@ -234,13 +235,15 @@ def origin_form(method: str, target: bytes) -> tuple[bytes, bytes | None]:
 
     Raises ValueError for what only a forward proxy would serve.
     """
+    if method == "CONNECT":
+        raise ValueError("CONNECT asks for a tunnel: this is no forward proxy")
     if target.startswith(b"/") or (target == b"*" and method == "OPTIONS"):
         return target, None
     scheme, separator, rest = target.partition(b"://")
-    if separator and scheme.lower() in (b"http", b"https") and method != "CONNECT":
+    if separator and scheme.lower() in (b"http", b"https"):
         cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
         host = rest[:cut]
-        if host and b"@" not in host:
+        if host and is_host(host):
             path = rest[cut:]
             return (path if path.startswith(b"/") else b"/" + path), host
     raise ValueError("the request's target is no path: this is no forward proxy")

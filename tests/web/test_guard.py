@@ -46,6 +46,7 @@ TWO_READINGS = [
     b"X Y: z\r\n",
     b"Host: other\r\n",
 ]
+NO_HOSTS = [b"a b", b"a/b", b"a\\b", b"u@a", b"a?b", b"a#b", b'a"b', b"<a>", b"a\x01", b"a\x7f", b"a\tb"]
 ODD_CHUNKS = [
     b"0x3\r\nabc\r\n0\r\n\r\n",
     b"+3\r\nabc\r\n0\r\n\r\n",
@@ -106,6 +107,17 @@ def test_odd_chunks_are_refused(one, body):
 )
 def test_what_is_no_request_is_refused(one, said):
     assert answer_to(one, said).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("host", NO_HOSTS)
+def test_a_host_that_is_none_is_refused(one, host):
+    assert answer_to(one, b"GET /x HTTP/1.1\r\nhOST: \t%b \r\n\r\n" % host).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("host", [b"", b"a", b"me-x.hf.space:443", b"[::1]:80", b"1.2.3.4", b"x_y.example", b"a%20b"])
+def test_a_host_that_is_one_passes(one, host):
+    head = b"GET /livez HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host
+    assert answer_to(one, head).startswith(b"HTTP/1.1 200")
 
 
 def test_long_heads_of_real_visitors_pass(one):

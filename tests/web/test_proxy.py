@@ -89,7 +89,10 @@ def test_an_absolute_target_names_the_host_and_no_other_server(door):
     assert (told["raw_path"], told["query"]) == ("/a", "b")
     assert [value for name, value in told["headers"] if name == "host"] == ["named.example:81"]
     assert door.raw(b"GET http://x/livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").endswith(b'{"ok":true}')
-    for said in (b"CONNECT example.com:443", b"GET ftp://x/y", b"GET nothing", b"GET *"):
+    for said in (
+        b"CONNECT example.com:443", b"CONNECT /a", b"CONNECT http://x/a", b"GET ftp://x/y", b"GET nothing", b"GET *",
+        b"GET http://u@x/a", b"GET http://x#/a",
+    ):  # fmt: skip
         answer = door.raw(said + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 400"), answer
 
