@@ -145,12 +145,17 @@ def is_loopback(address: str | None) -> bool:
 
 
 def _is_inner(address: str) -> bool:
-    """Is ``address`` one that no visitor has: of this machine, or of the platform's own network?"""
-    try:
-        found = ip_address(address.strip("[]").removeprefix("::ffff:"))
-    except ValueError:
-        return not address
-    return any(found in net for net in _INNER if net.version == found.version)
+    """Is ``address`` one that no visitor has: of this machine, of the platform's own network, or none?
+
+    Some proxies put the port behind it, or ``unknown`` in its place.
+    """
+    for form in (address, address.rpartition(":")[0]):
+        try:
+            found = ip_address(form.strip("[]").removeprefix("::ffff:"))
+        except ValueError:
+            continue
+        return any(found in net for net in _INNER if net.version == found.version)
+    return address.lower() in ("", "unknown")
 
 
 def _bearer(who: Caller) -> bytes | None:

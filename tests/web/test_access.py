@@ -166,6 +166,8 @@ def test_behind_a_spaces_proxy_only_who_is_named_as_a_visitor_counts():
     assert outside_ping(who(peer="10.0.0.1", x_forwarded_for="203.0.113.9", user_agent="n8n"), True) == "n8n"
     assert outside_ping(who(peer="10.0.0.1", x_forwarded_for="2001:db8::1, 10.1.2.3"), True) == "-"
     assert outside_ping(who(peer="10.0.0.1", x_forwarded_for="somebody"), True) == "-"
+    assert outside_ping(who(peer="10.0.0.1", x_forwarded_for="203.0.113.9:4711, [fd00::1]:80"), True) == "-"
+    assert outside_ping(who(peer="10.0.0.1", x_forwarded_for="10.2.3.4:4711, [fd00::1]:80, unknown"), True) is None
     assert outside_ping(who(peer="10.0.0.1"), True) is None
     assert outside_ping(who(peer="10.0.0.1", x_forwarded_for="10.2.3.4, ::ffff:127.0.0.1, fd00::1"), True) is None
     assert outside_ping(who(x_forwarded_for=" , "), True) is None
