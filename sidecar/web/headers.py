@@ -86,10 +86,11 @@ def to_upstream(
     return out
 
 
-def to_client(headers: Headers) -> list[tuple[bytes, bytes]]:
+def to_client(headers: Headers, status: int) -> list[tuple[bytes, bytes]]:
     """The headers of a response as the visitor gets them; how its body is framed is our server's business."""
     out = _end_to_end(headers, frozenset())
-    if values(headers, b"transfer-encoding"):  # which overrides a length: RFC 9112, section 6.3
+    # Chunks override a length (RFC 9112, section 6.3); a 204 has no body, and none may be announced (RFC 9110, 8.6).
+    if status == 204 or values(headers, b"transfer-encoding"):
         return [(name, value) for name, value in out if name != b"content-length"]
     return list(out)
 

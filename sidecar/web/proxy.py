@@ -152,7 +152,7 @@ class Door:
         link = way.link
         assert link is not None
         self._state.measures.proxied(asked.method.decode("ascii"), head.status_code)
-        headers = rules.to_client(list(head.headers))
+        headers = rules.to_client(list(head.headers), head.status_code)
         more = True
 
         async def pass_on() -> bool:
