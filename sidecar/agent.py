@@ -24,6 +24,7 @@ from sidecar.link import Link
 from sidecar.recording import Recording
 from sidecar.recovery import report
 from sidecar.recovery.checks import Checks
+from sidecar.recovery.claim import Claimed
 from sidecar.recovery.start import Start, classify
 from sidecar.recovery.terms import Recovered
 from sidecar.resuming import Resuming
@@ -49,7 +50,8 @@ class Agent:
         self.recording.posted = self.heartbeat.recovered
         self.resuming = Resuming(here, life, link, self.start, self.recording)
         self.start.brought, self.start.resume = self.brought, self.resuming.before_main
-        self.start.waits = self.waits
+        self.start.waits, self.start.took = self.waits, self.took
+        self.start.knew = {"1": True, "0": False}.get(dict(life.keep).get("clean", ""))
         self.syncing = Syncing(here, link, self.start, self.resuming)
         self._company: list[asyncio.Task[Any]] = []
         self._door: Door | None = None
@@ -156,6 +158,11 @@ class Agent:
     def brought(self, recovered: Recovered) -> None:
         """The roots are as they are to be: say what was restored, before anything else is done with it."""
         report.say(recovered, list(self.here.settings.roots), self.state, self.here.record)
+
+    def took(self, claimed: Claimed) -> None:
+        """The lease tells how the life before ended until it is ours: an agent after this one couldn't know."""
+        if claimed.clean is not None:
+            self.link.say("keep", "clean", "1" if claimed.clean else "0")
 
     async def waits(self) -> None:
         """It could not be done in time, and is tried on (SIDECAR_ON_RESTORE_FAILURE=wait): recorded once."""

@@ -61,6 +61,8 @@ class Start:
         self.brought: Callable[[Recovered], None] = lambda recovered: None
         self.resume: Callable[[Recovered], Awaitable[Recovered]] = _as_it_is
         self.waits: Callable[[], Awaitable[None]] = _nothing
+        self.knew: bool | None = None  # by an agent before this one: how the life before this ended
+        self.took: Callable[[Claimed], None] = lambda claimed: None
         self.why_unleased = ""
         self._waiting = Waiting(plan.handoff_wait_s)
         self._progress = Progress()
@@ -307,7 +309,10 @@ class Start:
                 clean, resuming = self._before()
                 taken = replace(taken, clean=clean if self._asked_for is not None else None)
                 taken.tenure.interrupted = bool(resuming)
+            elif taken.clean is None:
+                taken = replace(taken, clean=self.knew)
             self.claimed = taken
+            self.took(taken)
             self.state.epoch, self.state.lease = taken.tenure.epoch, "held"
             return Recovered(taken.revision, seen.origin, taken.tenure, taken.clean, Restored(), seen.access)
         self.state.lease, self.why_unleased = "unleased", taken.why

@@ -114,8 +114,12 @@ def _has(environ: Path, home: str) -> bool:
 
 
 def its_agent_dies(tmp: Path) -> None:
-    """The agent is killed in the middle of one: its command goes with it, the next agent resumes in an epoch more."""
-    hangs = f"{TELL}; echo begun $SIDECAR_RECOVERY_EPOCH >> events; test $SIDECAR_RECOVERY_EPOCH -gt 1 || sleep 1000"
+    """The agent is killed in the middle of one: its command goes with it, the next agent resumes in an epoch more.
+
+    That one still knows how the life before ended.
+    """
+    hangs = f"{TELL}; echo begun $SIDECAR_RECOVERY_EPOCH >> events"
+    hangs += "; case $SIDECAR_RECOVERY_EPOCH in 1|3) sleep 1000;; esac"
     with living(a_space(tmp, SIDECAR_RESUME=hangs)) as space:
         space.cwd = space.home
         space.start("sh", "-c", "echo main >> events; exec sleep 1000")
@@ -130,6 +134,12 @@ def its_agent_dies(tmp: Path) -> None:
         space.checkpoint()
         until(lambda: (space.home / "events").read_text().count("main") == 1, space)
         assert (space.home / "events").read_text().splitlines() == ["begun 1", "begun 2", "main"]
+        assert space.end() == 143
+        space.start()
+        says(space, "resume: 3 0 1 2.")
+        os.kill(agent_of(space), signal.SIGKILL)
+        assert space.running()["recovery"]["clean"] is True
+        assert [line.split()[:3] for line in told(space)[-2:]] == [["3", "0", "1"], ["4", "1", "1"]], space.said()
         assert space.end() == 143
 
 
