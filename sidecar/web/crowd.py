@@ -18,7 +18,7 @@ _MOST = 65536
 
 
 class Guest(Protocol):
-    """A connection. ``stuck``: it has an answer that it doesn't read."""
+    """A connection. ``stuck``: it doesn't read its answer, or has long sent nothing of a body that it owes."""
 
     @property
     def stuck(self) -> bool: ...
@@ -35,6 +35,11 @@ class Crowd:
 
     def __len__(self) -> int:
         return len(self._all)
+
+    @property
+    def full(self) -> bool:
+        """Is somebody here for whom nobody could make room?"""
+        return len(self._all) > self._most
 
     def comes(self, guest: Guest) -> None:
         """``guest`` has connected, and has said nothing yet."""

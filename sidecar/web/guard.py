@@ -58,6 +58,25 @@ def is_host(value: bytes) -> bool:
     return _NO_HOST.search(value) is None
 
 
+def origin_form(method: str, target: bytes) -> tuple[bytes, bytes | None]:
+    """A request target as an app gets it, and the host where the target named one (RFC 9112, section 3.2).
+
+    Raises ValueError for what only a forward proxy would serve.
+    """
+    if method == "CONNECT":
+        raise ValueError("CONNECT asks for a tunnel: this is no forward proxy")
+    if target.startswith(b"/") or (target == b"*" and method == "OPTIONS"):
+        return target, None
+    scheme, separator, rest = target.partition(b"://")
+    if separator and scheme.lower() in (b"http", b"https"):
+        cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+        host = rest[:cut]
+        if host and is_host(host):
+            path = rest[cut:]
+            return (path if path.startswith(b"/") else b"/" + path), host
+    raise ValueError("the request's target is no path: this is no forward proxy")
+
+
 class Strict(h11.Connection):
     """h11's server side that refuses what `why_refused` refuses. ``target`` is the last request's, as it came."""
 

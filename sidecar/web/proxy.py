@@ -24,7 +24,7 @@ from sidecar.state import State
 from sidecar.web import headers as rules
 from sidecar.web import relay
 from sidecar.web.access import CONNECTION, LISTENER, UNIX
-from sidecar.web.guard import is_host
+from sidecar.web.guard import origin_form
 from sidecar.web.upstream import Asked, Connection, Lost, Unreachable, Upstream, keep_alive
 
 CONTINUE_S = 1.0
@@ -56,7 +56,10 @@ class Door:
         self._said_mono = -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        target: bytes = scope["state"][CONNECTION].target
+        connection = scope["state"][CONNECTION]
+        target: bytes = connection.target
+        if connection.crowded:
+            send = _last(send)
         try:
             target, host = origin_form(scope["method"], target)
         except ValueError as error:
@@ -67,6 +70,8 @@ class Door:
             scope = {**scope, "path": unquote(path), "raw_path": path, "query_string": query, "headers": headers}
         if self.owns(scope["path"]) or scope["state"].get(LISTENER) == UNIX:
             return await self._own(scope, receive, _dated(send))
+        if connection.crowded:
+            return await self._say(scope, send, 503, "busy", "all connections are in use; try again in a moment")
         return await self._pass_on(scope, target, receive, send)
 
     def close(self) -> None:
@@ -230,25 +235,6 @@ def front(own: Starlette, always: str, state: State, url: str) -> Door:
     return Door(own, paths, always, state, Upstream(url))
 
 
-def origin_form(method: str, target: bytes) -> tuple[bytes, bytes | None]:
-    """A request target as an app gets it, and the host where the target named one (RFC 9112, section 3.2).
-
-    Raises ValueError for what only a forward proxy would serve.
-    """
-    if method == "CONNECT":
-        raise ValueError("CONNECT asks for a tunnel: this is no forward proxy")
-    if target.startswith(b"/") or (target == b"*" and method == "OPTIONS"):
-        return target, None
-    scheme, separator, rest = target.partition(b"://")
-    if separator and scheme.lower() in (b"http", b"https"):
-        cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
-        host = rest[:cut]
-        if host and is_host(host):
-            path = rest[cut:]
-            return (path if path.startswith(b"/") else b"/" + path), host
-    raise ValueError("the request's target is no path: this is no forward proxy")
-
-
 async def _send_on(link: Connection, asked: Asked, way: _Way, receive: Receive) -> Any:
     way.link = link
     if way.left:
@@ -287,6 +273,17 @@ def _dated(send: Send) -> Send:
         await send(message)
 
     return with_date
+
+
+def _last(send: Send) -> Send:
+    """The connection ends with this answer: its place is one too many."""
+
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await send(message)
+
+    return closing
 
 
 async def _whole(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -42,6 +42,8 @@ _DOOR_KEEP_ALIVE_S = 75
 """Longer than a platform's proxy keeps its connections, so that it is the one to close them."""
 _HEAD_S = 10.0
 """A request's head must arrive within this long: connections that say nothing may not use up all of them."""
+_BODY_SILENCE_S = 30.0
+"""Who owes a body and sends nothing of it for this long has to go, where somebody else needs the place."""
 
 
 class Web:
@@ -77,7 +79,8 @@ class Web:
             forwarded_allow_ips="127.0.0.1",  # unused; a main app's variables for uvicorn stay out
             workers=1,  # the same
             server_header=False,
-            limit_concurrency=self._places + 1,  # a newcomer is counted before it takes somebody's place
+            # A newcomer is counted before it takes somebody's place. A door turns away who asks for the app only.
+            limit_concurrency=None if door else self._places + 1,
             timeout_keep_alive=_DOOR_KEEP_ALIVE_S if door else _KEEP_ALIVE_S,
             h11_max_incomplete_event_size=HEAD_MAX,
         )
@@ -202,6 +205,12 @@ class _Protocol(H11Protocol):
         self._dated, self._crowd = dated, crowd
         self._leave: Callable[[], None] | None = None
         self._head_timer: asyncio.TimerHandle | None = None
+        self._heard = self.loop.time()
+
+    @property
+    def crowded(self) -> bool:
+        """Are all places taken by others who are at work?"""
+        return self._crowd.full
 
     @property
     def target(self) -> bytes:
@@ -249,7 +258,13 @@ class _Protocol(H11Protocol):
 
     @property
     def stuck(self) -> bool:
-        return bool(self.flow.write_paused)
+        return bool(self.flow.write_paused) or self._owes
+
+    @property
+    def _owes(self) -> bool:
+        # Where reading is paused it is the app that takes nothing.
+        owes = self.cycle is not None and self.cycle.more_body and not self.flow.read_paused
+        return owes and self.loop.time() - self._heard > _BODY_SILENCE_S
 
     def turn_away(self) -> None:
         self.connections.discard(self)  # at once: a request that is looked at before its end is known finds a place
@@ -269,6 +284,7 @@ class _Protocol(H11Protocol):
         if self._dated:
             date = formatdate(time.time(), usegmt=True).encode()
             self.server_state.default_headers = [(b"date", date)]
+        self._heard = self.loop.time()
         super().data_received(data)
         self._watch_head()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.web import proxy, upstream
+from sidecar.web import proxy, server, upstream
 from tests.web.serving import Served, serving, state_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -332,3 +332,55 @@ def test_a_visitor_that_leaves_just_as_a_websocket_is_agreed_on_leaves_nothing_b
             assert time.monotonic() < until
             time.sleep(0.02)
         assert one.state.door.websockets == 0
+
+
+HUNG = b"GET /hang HTTP/1.1\r\nHost: x\r\n\r\n"
+OWED = b"POST /hang HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx"
+
+
+def hangs(app: App, number: int, sock: socket.socket) -> None:
+    """Answers whatever but /hang."""
+    if b"/hang" in app.head(sock):
+        sock.recv(1)
+        app.head(sock)
+    sock.sendall(OK)
+
+
+@contextlib.contextmanager
+def crowded(one: Served, app: App, said: bytes) -> Iterator[None]:
+    """All places of ``one`` taken by requests that hang."""
+    with contextlib.ExitStack() as crowd:
+        for number in range(4):
+            sock = crowd.enter_context(socket.create_connection(("127.0.0.1", one.port), timeout=5))
+            sock.sendall(said)
+            until = time.monotonic() + 10
+            while len(app.heads) <= number:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+        yield
+
+
+def test_with_all_places_at_work_our_own_paths_still_answer(tmp_path, monkeypatch):
+    """A platform that gets no answer from /health restarts the container."""
+    monkeypatch.setattr(server, "_DOOR_CONNECTIONS", 4)
+    with before(tmp_path, hangs) as (one, app):
+        with crowded(one, app, HUNG):
+            for _ in range(3):
+                health, visitor = one.ask("/health"), one.ask("/")
+                assert (health.status, health.headers["connection"]) == (200, "close")
+                assert (visitor.status, visitor.json["error"], visitor.headers["connection"]) == (503, "busy", "close")
+            assert len(app.heads) == 4
+        until = time.monotonic() + 5
+        while one.ask("/").status != 200:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+def test_who_owes_a_body_and_falls_silent_makes_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "_DOOR_CONNECTIONS", 4)
+    with before(tmp_path, hangs) as (one, app), crowded(one, app, OWED):
+        assert one.ask("/").status == 503, "they may yet send it"
+        monkeypatch.setattr(server, "_BODY_SILENCE_S", 0.05)
+        time.sleep(0.1)
+        assert one.ask("/").status == 200
+        assert one.state.measures.turned_away >= 1
