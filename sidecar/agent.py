@@ -153,6 +153,7 @@ class Agent:
             await self.syncing.attach(recovered)
         self.state.recovered = True
         self.state.phase = "ready"
+        self.heartbeat.ready()
         return None
 
     def brought(self, recovered: Recovered) -> None:

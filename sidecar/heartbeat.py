@@ -68,6 +68,7 @@ class Heartbeat:
         self.posting = Posting(url, state)
         self._recovery: Mapping[str, Any] | None = None
         self._failed_at: float | None = None
+        self._untold = False
 
     def start(self) -> None:
         """A start begins: what follows is its success or its failure."""
@@ -77,9 +78,16 @@ class Heartbeat:
         """The record of this start, as it stands now: posted by itself, and once more with the next verdict."""
         self._recovery = record
         if record.get("result") == "ok":
-            self._send("recovery")
+            self._untold = True
+            self.ready()
         elif record.get("result") != "stopped":
             self._fail()
+
+    def ready(self) -> None:
+        """Main may start, so that what goes along with the news of it says no more that recovery is under way."""
+        if self._untold and self.state.recovered:
+            self._untold = False
+            self._send("recovery")
 
     async def beat(self) -> None:
         """For as long as the agent lives."""
@@ -129,7 +137,7 @@ class Heartbeat:
         return {
             "event": event,
             "at": rfc3339(time.time()),
-            "message": f"{state.space}: {why or self._said(event, notes)}",
+            "message": f"{state.space}: {mask(why) or self._said(event, notes)}",
             "space": state.space,
             "instance": state.instance,
             "epoch": state.epoch,

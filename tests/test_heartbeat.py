@@ -117,6 +117,7 @@ def test_a_life_from_its_start_to_a_bad_end(monkeypatch: pytest.MonkeyPatch) -> 
         await asyncio.sleep(0.1)
         one.recovered({"result": "ok", "snapshot": "7.112"})
         state.recovered, state.phase = True, "running"
+        one.ready()
         await _until(lambda: last() == "success")
         state.sync.error = "Hub answers 401"
         await _until(lambda: last() == "fail")
@@ -124,14 +125,14 @@ def test_a_life_from_its_start_to_a_bad_end(monkeypatch: pytest.MonkeyPatch) -> 
         await _until(lambda: last() == "success")
         state.phase = "stopping"
         await one.ended("")
-        await one.ended("the store has not answered")
+        await one.ended("https://me:secret@host has not answered")
 
     found = heard_of(state, live)
     assert [f["event"] for f in found] == ["start", "recovery", "success", "fail", "success", "fail"]
     assert [f["recovery"]["snapshot"] for f in found if "recovery" in f] == ["7.112", "7.112"]
     assert found[2]["message"] == "alice/app: all roots are durable as of 7.113"
     assert found[3]["message"] == "alice/app: Hub answers 401"
-    assert found[5]["message"] == "alice/app: the last sync failed: the store has not answered"
+    assert found[5]["message"] == "alice/app: the last sync failed: https://***@host has not answered"
     assert found[2]["at"].endswith("Z")
     assert {k: found[2][k] for k in ("space", "instance", "health", "snapshot")} == {
         "space": "alice/app",

@@ -85,6 +85,8 @@ def in_vain(tmp: Path) -> None:
         space.running(30)
         heard.until(lambda calls: [c.body["event"] for c in calls][4:] == ["recovery", "success"], else_=space.said)
         assert heard.calls[5].body["recovery"]["result"] == "ok"
+        told = heard.calls[4].body
+        assert ("recovering" in told["notes"], told["phase"] in ("ready", "running")) == (False, True), told
         began = time.monotonic()
         assert space.end() == 143
         assert time.monotonic() - began < 10
