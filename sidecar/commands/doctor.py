@@ -133,9 +133,9 @@ async def _alone(settings: Settings, store: Store, found: Inspection) -> list[It
         Item("health-endpoint", "unknown", "no agent runs here: /health is not answered", checklist.START),
         checklist.poller(pinged, last, str(seen.get("agent") or "")),
         _persisted(settings, manifest, trouble, denied),
-        _restored(records),
+        _restored(records, asked=bool(trouble)),
         checklist.drill(drilled, settings.drill_s, time.time(), names=True),
-        _observable(records),
+        _observable(records, asked=bool(trouble)),
     ]
 
 
@@ -177,8 +177,11 @@ def _persisted(settings: Settings, manifest: Manifest | None, trouble: str, deni
     return Item(name, "pass", f"{', '.join(root.name for root in settings.roots)} durable {when}")
 
 
-def _restored(records: Sequence[Mapping[str, Any]]) -> Item:
+def _restored(records: Sequence[Mapping[str, Any]], *, asked: bool) -> Item:
+    """``asked``: the store was, and could not tell."""
     name = "restore-on-restart"
+    if asked:
+        return checklist.not_looked(name, asked=True)
     # One that was stopped before main's start tells nothing of what it would have come to.
     ended = record.newest([each for each in records if each.get("result") in _ENDS], 1)
     if not ended:
@@ -192,8 +195,10 @@ def _restored(records: Sequence[Mapping[str, Any]]) -> Item:
     return Item(name, "pass", f"the start at {at} brought the files back, from {last.get('snapshot')}")
 
 
-def _observable(records: Sequence[Mapping[str, Any]]) -> Item:
+def _observable(records: Sequence[Mapping[str, Any]], *, asked: bool) -> Item:
     name = "observable-recovery"
+    if asked:
+        return checklist.not_looked(name, asked=True)
     if not records:
         return Item(name, "unknown", "the store has no recovery record", checklist.START)
     at = record.newest(records, 1)[0].get("at")
