@@ -49,7 +49,7 @@ async def _sync(here: Session, forget: str) -> dict[str, Any]:
             raise Denied(f"{here.store.url} can't be written: {recovered.why_unleased}. Nothing was written")
         engine = await session.engine(here, session.base_of(recovered), recovered.tenure, recovered.access.now)
         if recovered.origin.readme:
-            engine.rides["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
+            engine.rides.files["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
         result = await engine.final(time.monotonic() + PATIENCE_S, forget=forget)
         if not result.ok:
             await start.give_back()

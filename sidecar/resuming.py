@@ -193,7 +193,7 @@ class Resuming:
         later = [pair for pair in zip(self.commands, self._rows, strict=True) if pair[0].later]
         if not later or tenure.resume == "over":
             return None
-        engine.before_last, self._engine = self._stop, engine
+        engine.snapshotter.before_last, self._engine = self._stop, engine
         self._later = asyncio.create_task(self._after_ready(engine, later))
         return self._later
 

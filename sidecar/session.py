@@ -33,7 +33,8 @@ from sidecar.snapshot.manifest import Manifest, snapshot_in
 from sidecar.state import RootState, State
 from sidecar.stores.base import Store, StoreError
 from sidecar.stores.opening import open_store
-from sidecar.sync.engine import Engine, Options
+from sidecar.sync.attempt import Options
+from sidecar.sync.engine import Engine
 from sidecar.sync.history import past
 from sidecar.sync.line import Base
 from sidecar.sync.pace import CEILING, Budget, backoff
@@ -207,9 +208,9 @@ def devices(here: Session, again: bool) -> dict[str, int | None]:
 def ride(here: Session, engine: Engine, recovered: Recovered) -> None:
     """What goes along with the first commit: a README where there is none, and what a chosen snapshot asks for."""
     if recovered.origin.readme:
-        engine.rides["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
+        engine.rides.files["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
     if recovered.origin.chosen is not None:
-        engine.goes_on_from(recovered.origin.chosen, recovered.origin.source)
+        engine.snapshotter.goes_on_from(recovered.origin.chosen, recovered.origin.source)
 
 
 async def orphan_engine(here: Session) -> Engine:
@@ -283,7 +284,7 @@ async def reattached_engine(here: Session) -> Engine:
         here.state.lease, here.state.epoch = "held", taken.tenure.epoch
         going_on = await engine(here, Base(revision, snapshot, sent=found.sent), taken.tenure, None, again=True)
         if found.chosen is not None:
-            going_on.goes_on_from(*found.chosen)
+            going_on.snapshotter.goes_on_from(*found.chosen)
         return going_on
 
 

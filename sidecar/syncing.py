@@ -22,7 +22,9 @@ from sidecar.recovery.terms import Recovered
 from sidecar.recovery.turns import Left, Waiting
 from sidecar.resuming import Resuming
 from sidecar.session import Session
+from sidecar.sync import loop
 from sidecar.sync.engine import Engine
+from sidecar.sync.handover import heed_lease
 from sidecar.sync.pace import spread
 from sidecar.verbs import AgentVerbs
 
@@ -119,7 +121,7 @@ class Syncing:
     async def _sync_once_main_runs(self, engine: Engine) -> None:
         await self.link.main.started.wait()
         gc.collect()
-        await engine.run()
+        await loop.run(engine)
 
     async def _regain(self, recovered: Recovered) -> None:
         """Unleased: try again until the store lets us, as long as its head is still what was restored."""
@@ -157,7 +159,7 @@ class Syncing:
         began = time.monotonic()
         while engine.tenure is not None and self.state.lease == "held":
             await asyncio.sleep(spread(LEASE_YOUNG_S if time.monotonic() - began < YOUNG_S else LEASE_OLD_S))
-            await engine.heed_lease()
+            await heed_lease(engine)
         if engine.tenure is not None and engine.left:
             await self._reclaim(engine, Left(engine.tenure.epoch, engine.left))
 

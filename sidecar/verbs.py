@@ -134,4 +134,4 @@ def _at(engine: Engine, path: str) -> tuple[str, list[Row], list[Row]]:
     """What ``path`` is called in the snapshot, the entries there, and those that can be let go of."""
     recorded = [Root(r.name, r.path) for r in engine.index.roots() if r.path]
     name = entry_path(path, [*engine.options.roots, *recorded])
-    return name, *engine.surveyor.at(name)
+    return name, *engine.snapshotter.surveyor.at(name)

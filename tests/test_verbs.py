@@ -16,6 +16,7 @@ from sidecar.state import RootState, State
 from sidecar.stores.base import Denied, Unavailable
 from sidecar.sync import line as lines
 from sidecar.sync.bulletin import Result
+from sidecar.sync.handover import heed_lease
 from sidecar.sync.survey import Surveyor
 from sidecar.verbs import AgentVerbs
 from sidecar.web.app import Answer
@@ -229,7 +230,7 @@ def test_after_a_hand_over_a_checkpoint_is_fenced(base: Path) -> None:
         life.fill("a")
         assert (await verbs.checkpoint((), 30)).status == 200
         await ask(life, "new")
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         answer = await verbs.checkpoint((), 30)
         assert (answer.status, answer.body["error"]) == (409, "fenced")
 

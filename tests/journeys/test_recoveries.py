@@ -58,7 +58,7 @@ def each_start(tmp: Path) -> None:
     """A cold start, one after a kill, with a new agent in its midst; nothing changed: the record goes alone."""
     store = tmp / "store"
     with living(Space(tmp / "one", f"file://{store}")) as space:
-        space.hurry(**{"sync.engine.ALONE_S": 0.3})
+        space.hurry(**{"sync.rides.ALONE_S": 0.3})
         past.write(space.disk, {"data/a": b"a" * 1000, "conf/b": b"b"})
         space.start()
         space.running()

@@ -24,7 +24,7 @@ TELL = "echo " + " ".join(
 
 def a_space(tmp: Path, name: str = "one", **settings: str) -> Space:
     space = Space(tmp / name, f"file://{tmp}/store", **settings)
-    space.hurry(**{"sync.engine.ALONE_S": 0.3, "recovery.held.LOOK_S": 0.2, "LEASE_YOUNG_S": 0.5})
+    space.hurry(**{"sync.rides.ALONE_S": 0.3, "recovery.held.LOOK_S": 0.2, "LEASE_YOUNG_S": 0.5})
     return space
 
 

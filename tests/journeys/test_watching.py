@@ -56,9 +56,9 @@ def burst(root: Path, written: int) -> None:
 HURRIED = """
 import sys
 if "agent" in sys.orig_argv:
-    import sidecar.sync.engine
+    import sidecar.sync.loop
     import sidecar.sync.watch
-    sidecar.sync.engine.CHECK_S = sidecar.sync.watch.POLL_S = 0.5
+    sidecar.sync.loop.CHECK_S = sidecar.sync.watch.POLL_S = 0.5
 """
 DEAF = """
     import watchdog.observers.inotify_c as inotify

@@ -320,7 +320,7 @@ class Container:
         return "edited" if footing == "edited" else verdict
 
     def heeds(self) -> Steps:
-        """Look whether somebody asks (Engine.heed_lease): answer, last snapshot, release."""
+        """Look whether somebody asks (handover.heed_lease): answer, last snapshot, release."""
         assert self.tenure is not None
         yield "look"
         verdict = self.heed()

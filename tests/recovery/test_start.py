@@ -28,6 +28,7 @@ from sidecar.snapshot.index import Index
 from sidecar.state import RootState, State
 from sidecar.stores.base import Access, Store, Unavailable
 from sidecar.stores.folder import FolderStore
+from sidecar.sync.handover import heed_lease
 from tests.sync.faulty import Faulty, opened
 from tests.sync.lives import Life
 
@@ -108,7 +109,7 @@ def beside_a_holder(tmp_path: Path, scenario: Callable[[Life, Watched], Awaitabl
 async def heeding(life: Life) -> None:
     while life.state.lease == "held":
         await asyncio.sleep(0.02)
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
 
 
 def test_all_is_downloaded_before_the_holder_is_asked_and_the_difference_after_it(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import LEASE, Manifest, SnapshotId
 from sidecar.state import RootState, State
 from sidecar.stores.base import Store
+from sidecar.sync import loop
+from sidecar.sync.attempt import Options
 from sidecar.sync.bulletin import Result
-from sidecar.sync.engine import Engine, Options
+from sidecar.sync.engine import Engine
 from sidecar.sync.line import Base, read_small
 from sidecar.sync.pace import Budget
 from tests.sync.faulty import Faulty, begin, held, opened
@@ -102,7 +104,7 @@ class Life:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Engine]:
         """The engine's loop, from its first snapshot on."""
-        first, real = asyncio.Event(), self.engine._snapshot
+        first, real = asyncio.Event(), self.engine.take
 
         async def snapshot(*args: Any) -> Result:
             try:
@@ -110,8 +112,8 @@ class Life:
             finally:
                 first.set()
 
-        vars(self.engine)["_snapshot"] = snapshot
-        task = asyncio.create_task(self.engine.run())
+        vars(self.engine)["take"] = snapshot
+        task = asyncio.create_task(loop.run(self.engine))
         try:
             await until(lambda: task.done() or first.is_set())
             yield self.engine

@@ -22,9 +22,9 @@ from sidecar.snapshot import stage as staging
 from sidecar.snapshot.manifest import ASKS, HANDS, LEASE, SnapshotId
 from sidecar.snapshot.stage import NoRoom
 from sidecar.stores.base import Denied, Refused, Unavailable
-from sidecar.sync import edits, pace
-from sidecar.sync import engine as engines
+from sidecar.sync import edits, pace, rides
 from sidecar.sync import line as lines
+from sidecar.sync.handover import heed_lease
 from sidecar.sync.history import Retention
 from sidecar.sync.line import Base
 from sidecar.sync.look import Look
@@ -137,8 +137,8 @@ def count_looks(life: Life) -> list[Look]:
             looks.append(how)
             return real(self, how, *rest)
 
-    s = life.engine.surveyor
-    life.engine.surveyor = Counted(s.roots, s.index, s.patterns, s.own, s.devices)
+    s = life.engine.snapshotter.surveyor
+    life.engine.snapshotter.surveyor = Counted(s.roots, s.index, s.patterns, s.own, s.devices)
     return looks
 
 
@@ -165,7 +165,7 @@ def test_an_automatic_sync_looks_where_it_was_told_and_all_others_everywhere(bas
 def test_a_rescan_finds_what_nobody_told(base: Path) -> None:
     async def scenario(life: Life) -> None:
         life.fill("a")
-        life.engine._watcher.start = lambda: None  # type: ignore[method-assign]
+        life.engine.watcher.start = lambda: None  # type: ignore[method-assign]
         async with life.running():
             life.fill("b")
             await until(lambda: life.state.sync.snapshot == "1.2")
@@ -297,7 +297,7 @@ def test_what_was_never_sent_is_not_promoted_by_another_commit_that_landed(base:
         assert life.index.pending() is not None
         await ask(life, "new")
         life.store.plan.update(commit=["lands", AWAY, AWAY], history=["ok", AWAY, AWAY, AWAY])
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         assert life.engine.line.unclear is not None
         assert (await life.engine.snapshot("asked")).changed > 0
         assert (await life.restored() / "data" / "a").read_text() == "changed"
@@ -516,7 +516,7 @@ def test_the_lease_is_handed_over_with_the_last_changes(base: Path, meanwhile: b
     async def scenario(life: Life) -> None:
         life.fill("a")
         await life.engine.snapshot("asked")
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         assert life.state.lease == "held"
         fenced: list[int] = []
         life.engine.on_fenced = lambda: fenced.append(1)
@@ -526,7 +526,7 @@ def test_the_lease_is_handed_over_with_the_last_changes(base: Path, meanwhile: b
             assert (await life.told()).ok
             assert (await life.lease()).state == "requested"
         life.fill("last")
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         lease = await life.lease()
         assert (lease.state, lease.clean, lease.instance) == ("released", True, "me")
         assert "sidecar: lease handing over" in await titles(life.store)
@@ -554,14 +554,14 @@ def test_a_hand_over_that_fails_is_tried_again(base: Path) -> None:
         await life.engine.snapshot("asked")
         await ask(life, "new")
         life.store.plan["commit"] = ["ok", AWAY, AWAY, AWAY]
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         assert (await life.lease()).state == "handing_over"
         turn = (await life.lease()).turn
         assert life.state.lease == "held"
         life.store.plan["commit"] = ["ok", AWAY, AWAY, AWAY]
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         assert (await life.lease()).turn > turn, "whoever waits sees that we live"
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         assert (await life.lease()).state == "released"
 
     live(base, scenario)
@@ -582,7 +582,7 @@ def test_a_holder_whose_last_look_takes_long_says_that_it_lives(base: Path, monk
         monkeypatch.setattr(Surveyor, "look", slow)
         life.fill("last")
         await ask(life, "new")
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         assert (await life.lease()).state == "released"
         said = await titles(life.store)
         assert said[-1] == "sidecar: snapshot 1.2"
@@ -613,12 +613,12 @@ def test_a_request_that_is_taken_back_in_the_middle_of_the_hand_over_ends_it(
         else:  # the hand-over failed, and is to be tried again
             life.store.plan["commit"] = ["ok", AWAY, AWAY, AWAY]
         life.fill("last")
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         monkeypatch.setattr(Surveyor, "look", look)
         if when == "between":
             assert (await life.lease()).state == "handing_over"
             await give_back(store, new, None, clean=False)
-            await life.engine.heed_lease()
+            await heed_lease(life.engine)
             assert (await life.told()).ok
         assert ((await life.lease()).state, life.state.lease) == ("held", "held")
         assert (await life.restored() / "data/last").read_text() == "last"
@@ -627,7 +627,7 @@ def test_a_request_that_is_taken_back_in_the_middle_of_the_hand_over_ends_it(
         life.fill("more")
         assert (await life.engine.checkpoint()).snapshot == (await snapshots(life.store))[2]
         await ask(life, "another")
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         assert ((await life.lease()).state, life.state.lease) == ("released", "fenced")
 
     live(base, scenario)
@@ -647,7 +647,7 @@ def test_a_successor_fences_us_whether_we_sync_or_look(base: Path, by: str) -> N
             result = await life.told()
             assert (result.ok, result.code) == (False, "fenced")
         else:
-            await life.engine.heed_lease()
+            await heed_lease(life.engine)
         assert life.state.lease == "fenced"
         result = await life.told()
         assert result.ok
@@ -834,7 +834,7 @@ def test_what_somebody_edits_is_put_right_again(base: Path, edit: str, noticed: 
             assert (await life.told()).ok
         else:
             async with life.running():
-                await life.engine.heed_lease()
+                await heed_lease(life.engine)
                 await until(lambda: life.state.sync.snapshot == "1.2")
         assert picture(await life.restored() / "data") == picture(life.root)
         assert (await contents(store))["notes.txt"] == b"somebody else's", "what we don't name is left alone"
@@ -854,7 +854,7 @@ def test_an_edit_takes_nothing_that_this_disk_cannot_give(base: Path) -> None:
         names = [str(n) for n in range(12)]
         life.fill("keep", *names)
         await life.engine.snapshot("asked")
-        life.engine.surveyor.roots = life.roots[:1]
+        life.engine.snapshotter.surveyor.roots = life.roots[:1]
         for name in names:
             (life.root / name).unlink()
         assert (await life.engine.snapshot("asked")).held == {"data": 12}
@@ -941,7 +941,7 @@ def test_a_lease_that_was_deleted_is_written_again(base: Path) -> None:
         store = life.store.store
         await store.commit(await store.head(), {}, [LEASE], "Delete .sidecar/lease.json")
         async with life.running():
-            await life.engine.heed_lease()
+            await heed_lease(life.engine)
             await until(lambda: life.state.sync.snapshot == "1.2")
         assert (await life.lease()).state == "held"
         assert life.state.lease == "held"
@@ -957,7 +957,7 @@ def test_nothing_is_pruned_until_an_edit_is_put_right(base: Path) -> None:
         await life.engine.snapshot("asked")
         store = life.store.store
         await store.commit(await store.head(), {}, [LEASE], "Delete .sidecar/lease.json")
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         with pytest.raises(TryLater, match="edited"):
             await life.engine.prune(Retention(1))
         assert (await life.told()).ok
@@ -991,21 +991,21 @@ def test_edits_without_a_pause_are_given_up_for_now(base: Path) -> None:
 
 def test_what_rides_along_goes_once_and_what_came_meanwhile_stays(base: Path) -> None:
     async def scenario(life: Life) -> None:
-        life.engine.rides.update({"README.md": b"one", ".sidecar/recovery.jsonl": b"{}\n"})
+        life.engine.rides.files.update({"README.md": b"one", ".sidecar/recovery.jsonl": b"{}\n"})
         real = life.store.store.commit
 
         async def slow(*args: Any) -> str:
-            life.engine.rides["README.md"] = b"two"
+            life.engine.rides.files["README.md"] = b"two"
             return await real(*args)
 
         replace_commit(life, slow)
         await life.engine.snapshot("asked")
-        assert life.engine.rides == {"README.md": b"two"}
+        assert life.engine.rides.files == {"README.md": b"two"}
         assert (await contents(life.store))["README.md"] == b"one"
         replace_commit(life, real)
         life.fill("a")
         await life.engine.snapshot("asked")
-        assert life.engine.rides == {}
+        assert life.engine.rides.files == {}
         assert (await contents(life.store))["README.md"] == b"two"
 
     live(base, scenario)
@@ -1015,14 +1015,14 @@ RIDE = {".sidecar/recovery.jsonl": b"{}\n"}
 
 
 def test_what_rides_goes_alone_where_nothing_else_is_due(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "ALONE_S", 0.2)
+    monkeypatch.setattr(rides, "ALONE_S", 0.2)
 
     async def scenario(life: Life) -> None:
         life.fill("a")
         async with life.running():
             before = await snapshots(life.store)
             life.engine.along(RIDE)
-            await until(lambda: life.engine.rides == {})
+            await until(lambda: life.engine.rides.files == {})
             assert (await titles(life.store))[-1] == f"sidecar: recovery record of {life.engine.options.instance}"
             assert await snapshots(life.store) == before, "it is no snapshot"
             assert (await contents(life.store)).items() >= RIDE.items()
@@ -1034,14 +1034,14 @@ def test_what_rides_goes_alone_where_nothing_else_is_due(base: Path, monkeypatch
 
 
 def test_what_rides_waits_for_a_commit_that_is_due(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "ALONE_S", 0.3)
+    monkeypatch.setattr(rides, "ALONE_S", 0.3)
 
     async def scenario(life: Life) -> None:
         life.fill("a")
         async with life.running():
             life.engine.along(RIDE)
             life.fill("b")
-            await until(lambda: life.engine.rides == {})
+            await until(lambda: life.engine.rides.files == {})
             assert not [t for t in await titles(life.store) if "recovery record" in t]
             assert len(await snapshots(life.store)) == 2
 
@@ -1050,15 +1050,15 @@ def test_what_rides_waits_for_a_commit_that_is_due(base: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("fault", [AWAY, Denied("403"), "lands"])
 def test_what_could_not_go_alone_goes_later(base: Path, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "ALONE_S", 0.05)
-    monkeypatch.setattr(engines, "ALONE_AGAIN_S", 0.1)
+    monkeypatch.setattr(rides, "ALONE_S", 0.05)
+    monkeypatch.setattr(rides, "ALONE_AGAIN_S", 0.1)
 
     async def scenario(life: Life) -> None:
         life.fill("a")
         async with life.running():
             life.store.plan["commit"] = [fault] * (1 if fault == "lands" else 3)
             life.engine.along(RIDE)
-            await until(lambda: life.engine.rides == {})
+            await until(lambda: life.engine.rides.files == {})
             assert (await contents(life.store)).items() >= RIDE.items()
             assert life.state.sync.error is None, "nothing of main's waits for it"
 
@@ -1068,7 +1068,7 @@ def test_what_could_not_go_alone_goes_later(base: Path, fault: Any, monkeypatch:
 @pytest.mark.parametrize("how", ["edited", "taken"])
 def test_what_goes_alone_meets_what_others_did(base: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An edit: ours goes on top, by a snapshot. Somebody else's lease: nothing of ours goes over it."""
-    monkeypatch.setattr(engines, "ALONE_S", 0.05)
+    monkeypatch.setattr(rides, "ALONE_S", 0.05)
 
     async def scenario(life: Life) -> None:
         life.fill("a")
@@ -1081,7 +1081,7 @@ def test_what_goes_alone_meets_what_others_did(base: Path, how: str, monkeypatch
             await store.commit(await store.head(), put, [], "by hand")
             life.engine.along({**RIDE, **mine})
             if how == "edited":
-                await until(lambda: life.engine.rides == {})
+                await until(lambda: life.engine.rides.files == {})
                 assert (await contents(life.store)).items() >= RIDE.items()
             else:
                 await until(lambda: life.state.lease == "fenced")
@@ -1113,7 +1113,7 @@ def test_a_start_from_an_older_snapshot_goes_on_with_all_of_it_and_keeps_the_hea
         manifest = await life.manifest(first.revision)
         other.index.replace(replace(known, snapshot=manifest.snapshot, revision=first.revision), manifest, {})
         revision, tenure = await begin(life.store.store, held(2, "other"))
-        other.make(Base(revision, SnapshotId(1, 2)), tenure).goes_on_from("1.1", first.revision)
+        other.make(Base(revision, SnapshotId(1, 2)), tenure).snapshotter.goes_on_from("1.1", first.revision)
         result = await other.engine.snapshot("automatic")
         assert (result.ok, result.snapshot) == (True, "2.1")
         assert (await titles(life.store))[-1] == "sidecar: snapshot 2.1 (from 1.1)"
@@ -1133,7 +1133,7 @@ def test_an_engine_on_a_side_branch_looks_at_no_lease(base: Path) -> None:
         life.fill("a")
         await ask(life, "new")
         before = await life.store.head()
-        await engine.heed_lease()
+        await heed_lease(engine)
         answer = await engine.checkpoint()
         assert (answer.ok, answer.code) == (False, "fenced"), "nothing of it is where the next start looks"
         assert "orphan/me" in answer.error

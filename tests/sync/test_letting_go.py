@@ -16,6 +16,7 @@ from sidecar.snapshot.manifest import Entry
 from sidecar.stores.base import Unavailable
 from sidecar.sync import line as lines
 from sidecar.sync.forgetting import carried_only, parts, said, why_nothing
+from sidecar.sync.handover import heed_lease
 from sidecar.sync.history import Retention
 from sidecar.verbs import AgentVerbs
 from sidecar.web.app import Answer
@@ -45,8 +46,8 @@ def verbs(life: Life) -> AgentVerbs:
 def undeclare(life: Life, name: str) -> None:
     """As a later start without it would find it."""
     life.roots = [r for r in life.roots if r.name != name]
-    life.engine.surveyor.roots = life.roots
-    life.engine.options = replace(life.engine.options, roots=life.roots)
+    life.engine.snapshotter.surveyor.roots = life.roots
+    life.engine.options = life.engine.snapshotter.options = replace(life.engine.options, roots=life.roots)
     del life.state.roots[name]
 
 
@@ -163,7 +164,7 @@ def test_a_hand_over_confirms_no_mass_deletion(base: Path) -> None:
         life.fill("last")
         assert (await life.told()).held == {"data": 20}
         await ask(life, "new")
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         assert (await life.lease()).state == "released"
         restored = await life.restored() / "data"
         assert (restored / "d/7").read_text() == "d/7"
@@ -180,10 +181,10 @@ def test_a_rescan_confirms_no_more_than_was_held_before(base: Path) -> None:
             (life.root / f"d/{n}").unlink()
         assert (await life.told()).held == {"data": 15}
         shutil.rmtree(life.root / "d")
-        life.engine._confirming = life.engine._held  # as the loop does when the rescan is due
+        life.engine.confirming = life.engine.snapshotter.held  # as the loop does when the rescan is due
         assert (await life.told()).held == {"data": 20}
         assert "data/d/3" in (await life.manifest()).entries
-        life.engine._confirming = life.engine._held
+        life.engine.confirming = life.engine.snapshotter.held
         assert (await life.told()).held == {}
         assert set((await life.manifest()).entries) == {"data", "data/keep", "data/more"}
         assert await life.store.history(1, "kept/1.1") != []
@@ -228,7 +229,7 @@ def test_a_squash_by_somebody_else_is_no_edit(base: Path, caplog: pytest.LogCapt
     async def scenario(life: Life) -> None:
         await some(life, 2)
         await life.store.store.compact()
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         life.fill("n", text="on")
         assert (await life.told()).changed == 1
         await life.store.store.compact()
@@ -265,7 +266,7 @@ def test_neither_fenced_nor_refused_anything_is_pruned(base: Path) -> None:
         life.store.plan["compact"] = [Unavailable("503")]
         assert (await ways.prune(1, None, False)).status == 503
         await ask(life, "new")
-        await life.engine.heed_lease()
+        await heed_lease(life.engine)
         assert life.engine.line.branch == "fenced/me"
         for answer in (await ways.prune(1, None, False), await ways.forget("data", False)):
             assert (answer.status, answer.body["error"]) == (409, "fenced")
