@@ -178,6 +178,7 @@ class Agent:
         self.link.main.pid, self.link.main.exited = self.life.main_pid, self.life.main_exit
         self.link.main.started.set()
         await self.recording.remember()
+        await self.resuming.recall()
         self.syncing.reattach(orphan=("mode", "orphan") in self.life.keep)
 
     async def keep_syncing(self) -> None:

@@ -69,6 +69,12 @@ class Recording:
         mine = [d for d in kept if d.get("instance") == self.here.plan.me.instance]
         self.here.state.recovery = mine[-1] if mine else None
 
+    async def correct(self) -> None:
+        """``state.recovery``, which an agent before this one has written, turned out otherwise."""
+        document = self.here.state.recovery or {}
+        await asyncio.to_thread(diary.write, self.here.plan.state_dir, self.here.plan.store_id, document)
+        self.posted(document)
+
     async def _keep(self, result: str) -> dict[str, Any]:
         document = self.here.record.document(result, self._ms)
         self.here.state.recovery = document

@@ -51,6 +51,7 @@ class Resuming:
         self._rows: list[dict[str, Any]] = []
         self._later: asyncio.Task[None] | None = None
         self._engine: Engine | None = None
+        self._corrected = False
 
     # --- before main ----------------------------------------------------------------------------------------------
 
@@ -228,7 +229,22 @@ class Resuming:
                 await later
             await self.recording.amend(self._engine)
 
-    def reattach(self, engine: Engine) -> None:
+    async def recall(self) -> None:
+        """What an agent before this one ran, and was killed in, stands on in the record and in health."""
+        found = (self.here.state.recovery or {}).get("resume")
+        if not isinstance(found, dict) or not isinstance(rows := found.get("commands"), list):
+            return
+        if self.before == f"begun:{found.get('epoch')}" and found.get("state") == "pending":
+            for row in rows:
+                row.setdefault("result", "cut off")
+            found["state"] = resume.state_of(rows)
+            self._corrected = True
+            await self.recording.correct()
+        bad = next((row for row in rows if row.get("result") not in (None, "ok", "not run")), None)
+        if bad is not None:
+            self.here.state.note(NOTE, f"resume command {bad.get('command')!r}: {bad['result']}")
+
+    async def reattach(self, engine: Engine) -> None:
         """An agent beside a main that runs never resumes; what became of it under the one before is carried on."""
         tenure = engine.tenure
         if not isinstance(tenure, Tenure) or engine.line.branch is not None or not tenure.lease.resuming:
@@ -239,3 +255,5 @@ class Resuming:
         elif self.before == f"begun:{tenure.epoch}":
             tenure.begin_resume()
             log.warning("the resume of this epoch was cut off with the agent before: the next start is told so")
+            if self._corrected:
+                await self.recording.ride(engine, engine.line.head)

@@ -151,7 +151,7 @@ class Syncing:
 
     async def _reattached(self) -> None:
         engine = await session.reattached_engine(self.here)
-        self.resuming.reattach(engine)
+        await self.resuming.reattach(engine)
         self._run(engine)
 
     async def _heed_lease(self, engine: Engine) -> None:

@@ -190,6 +190,13 @@ def after_ready(tmp: Path) -> None:
         says(space, "resume: 2 1 1 1.")
         space.wait(lambda s: s["recovery"]["resume"]["state"] == "ok")
         until(lambda: recorded(tmp / "store")[-1]["resume"]["state"] == "ok", space)
+        assert space.end() == 143
+        space.start(SIDECAR_RESUME="after-ready: echo began; sleep 1000")
+        says(space, "resume: began")
+        another_agent(space)
+        assert space.get()["recovery"]["resume"]["state"] == "cut off", "the agent that ran it was killed"
+        assert "resume-failed" in space.get("/health")["notes"]
+        until(lambda: recorded(tmp / "store")[-1]["resume"]["state"] == "cut off", space)
         assert "Traceback" not in space.said()
 
 
