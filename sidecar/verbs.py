@@ -20,7 +20,7 @@ from sidecar.sync.engine import Engine
 from sidecar.sync.forgetting import said, why_nothing
 from sidecar.sync.history import Retention
 from sidecar.sync.rights import Edited, Fenced
-from sidecar.web.app import Answer
+from sidecar.web.verbs import Answer
 
 _STATUS = {"fenced": 409, "unavailable": 503, "denied": 503, "no-room": 503, "failed": 503, "timeout": 504}
 

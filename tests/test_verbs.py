@@ -19,7 +19,7 @@ from sidecar.sync.bulletin import Result
 from sidecar.sync.handover import heed_lease
 from sidecar.sync.survey import Surveyor
 from sidecar.verbs import AgentVerbs
-from sidecar.web.app import Answer
+from sidecar.web.verbs import Answer
 from tests.snapshot.disk import FAST
 from tests.sync.lives import Life, live
 from tests.sync.test_engine import ask

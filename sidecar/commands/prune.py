@@ -19,7 +19,7 @@ from sidecar.sync import history
 from sidecar.sync.history import Retention
 from sidecar.tending import why_not
 from sidecar.units import format_duration, parse_duration
-from sidecar.web.app import PRUNE_MAX_S
+from sidecar.web.verbs import PRUNE_MAX_S
 
 
 def prune(args: Namespace) -> int:

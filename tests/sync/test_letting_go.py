@@ -19,7 +19,7 @@ from sidecar.sync.forgetting import carried_only, parts, said, why_nothing
 from sidecar.sync.handover import heed_lease
 from sidecar.sync.history import Retention
 from sidecar.verbs import AgentVerbs
-from sidecar.web.app import Answer
+from sidecar.web.verbs import Answer
 from tests.sync.faulty import titles
 from tests.sync.letting import hub_life, some
 from tests.sync.lives import Life, live, snapshots

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.state import RootState, State
-from sidecar.web.app import ALWAYS, Answer, build
+from sidecar.web.app import ALWAYS, build
 from sidecar.web.proxy import Door, front
 from sidecar.web.server import Web
 from sidecar.web.unix import address
+from sidecar.web.verbs import Answer
 
 
 def state_of(**changes: Any) -> State:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from sidecar.errors import SidecarError, TryLater
 from sidecar.state import RootState, SyncState
-from sidecar.web.app import PAGE_S, Answer, prefers_html
+from sidecar.web.accept import prefers_html
+from sidecar.web.app import PAGE_S
+from sidecar.web.verbs import Answer
 from tests.web.serving import Verbs, serving, state_of
 
 TOKEN = "s3cret-token"
@@ -343,7 +345,7 @@ def test_reading_never_waits_for_a_verb_and_verbs_are_bounded(tmp_path):
 
 
 def test_a_verb_that_takes_too_long_is_answered_for_and_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("sidecar.web.app._GRACE_S", 0.0)
+    monkeypatch.setattr("sidecar.web.verbs._GRACE_S", 0.0)
     ended: list[str] = []
 
     class Slow(Verbs):

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from sidecar.state import State
-from sidecar.web.app import prefers_html
+from sidecar.web.accept import prefers_html
 from sidecar.web.headers import values
 from sidecar.web.status import PHASES
 
