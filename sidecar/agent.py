@@ -12,10 +12,9 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sidecar import company, drills, inspection, log, once, pings, session
+from sidecar import company, log, once, pings, serving, session
 from sidecar.company import first
 from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
 from sidecar.heartbeat import Heartbeat
@@ -28,14 +27,9 @@ from sidecar.recovery.claim import Claimed
 from sidecar.recovery.start import Start, classify
 from sidecar.recovery.terms import Recovered
 from sidecar.resuming import Resuming
+from sidecar.serving import Serving
 from sidecar.session import Session
 from sidecar.syncing import Syncing
-from sidecar.web.app import ALWAYS, build
-from sidecar.web.server import Web
-from sidecar.web.unix import SOCKET_NAME
-
-if TYPE_CHECKING:
-    from sidecar.web.proxy import Door
 
 
 class Agent:
@@ -54,12 +48,11 @@ class Agent:
         self.start.knew = {"1": True, "0": False}.get(dict(life.keep).get("clean", ""))
         self.syncing = Syncing(here, link, self.start, self.resuming)
         self._company: list[asyncio.Task[Any]] = []
-        self._door: Door | None = None
         self.state.holds_main = link.supervised or life.before_main
 
     async def live(self) -> int:
         """From the first line to the last sync; the exit code."""
-        web = await self.open()
+        served = await self.open()
         try:
             if self.life.main_pid is None:
                 code = await self.recover()
@@ -75,62 +68,20 @@ class Agent:
             self.syncing.end()
             for task in self._company:
                 task.cancel()
-            await web.stop()
-            if self._door is not None:
-                self._door.close()
+            await served.stop()
 
-    async def open(self) -> Web:
+    async def open(self) -> Serving:
         """Answer health checks and the supervisor before anything slow begins."""
-        settings = self.here.settings
-        own = build(
-            self.state,
-            self.syncing.verbs,
-            prefix=settings.prefix,
-            api_token=settings.api_token,
-            upstream=settings.upstream is not None,
-        )
-        socket_path = Path(settings.state_dir) / SOCKET_NAME
-        if settings.upstream is not None:
-            from sidecar.web.proxy import front  # an agent without an app to pass on to stays as small as it was
-
-            self.state.upstream_seen = False
-            self._door = front(own, ALWAYS, self.state, settings.upstream)
-        app, door = self._door or own, self._door is not None
-        web = Web(
-            app,
-            host=settings.host,
-            port=settings.port,
-            socket_path=socket_path,
-            door=door,
-            turned_away=self.state.measures.turned,
-        )
-        await web.start()
-        for code, sentence in web.problems.items():
-            self.state.note(code, sentence)
-        self.link.start()
-        self.link.say("hello", settings.stop_timeout_s, settings.shutdown_grace_s)
-        self.link.hand_over(self.here.locks.fds)
+        here, settings, link = self.here, self.here.settings, self.link
+        served = await serving.serve(settings, self.state, self.syncing.verbs)
+        link.start()
+        link.say("hello", settings.stop_timeout_s, settings.shutdown_grace_s)
+        link.hand_over(here.locks.fds)
         pings.recall(self.state, settings.state_dir)
-        beside = [
-            company.beat(self.state, self.link),
-            company.follow_main(self.state, self.link),
-            company.sample(self.state, lambda: self.syncing.engine),
-            pings.remember(self.state, settings.state_dir),
-            self.checks.watch(self.link.main.started),
-            inspection.now_and_then(settings, self.state, self.here.store),
-            drills.now_and_then(settings, self.state),
-            self.heartbeat.posting.run(),
-            self.heartbeat.beat(),
-        ]
-        if not settings.store.persistent:
-            beside.append(company.remind(settings, self.state))
-        if settings.upstream is not None:
-            beside.append(company.knock(self.state, self.link, settings.upstream))
-            log.info(f"front door on port {settings.port}: /health and /status here, all else from {settings.upstream}")
-        elif settings.space_id is not None:
-            log.info(f"/health and /status answer on port {settings.port}, inside of the container only")
+        beside = company.all_along(here, link, self.checks, self.heartbeat, lambda: self.syncing.engine)
+        serving.say(settings)
         self._company += [asyncio.create_task(work) for work in beside]
-        return web
+        return served
 
     async def recover(self) -> int | None:
         """Claim, restore, verify and resume; None once main may start, else the exit code."""

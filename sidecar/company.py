@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 from urllib.parse import urlsplit
 
-from sidecar import log, session
+from sidecar import drills, inspection, log, pings, session
+from sidecar.heartbeat import Heartbeat
 from sidecar.link import ALIVE_S, Link
 from sidecar.measures import EVERY_S
+from sidecar.recovery.checks import Checks
+from sidecar.session import Session
 from sidecar.settings import Settings
 from sidecar.state import State
 from sidecar.sync.engine import Engine
@@ -19,6 +23,29 @@ REMIND_S = 3600.0
 KNOCK_S, KNOCK_MAX_S = 0.1, 5.0
 LATE_S = 60.0
 """An app that imports much may take half a minute; one that takes longer may listen somewhere else."""
+
+
+def all_along(
+    here: Session, link: Link, checks: Checks, heartbeat: Heartbeat, engine: Callable[[], Engine | None]
+) -> list[Coroutine[Any, Any, None]]:
+    """All that goes on from the first answer to the last sync: each until it is cancelled."""
+    settings, state = here.settings, here.state
+    beside = [
+        beat(state, link),
+        follow_main(state, link),
+        sample(state, engine),
+        pings.remember(state, settings.state_dir),
+        checks.watch(link.main.started),
+        inspection.now_and_then(settings, state, here.store),
+        drills.now_and_then(settings, state),
+        heartbeat.posting.run(),
+        heartbeat.beat(),
+    ]
+    if not settings.store.persistent:
+        beside.append(remind(settings, state))
+    if settings.upstream is not None:
+        beside.append(knock(state, link, settings.upstream))
+    return beside
 
 
 async def beat(state: State, link: Link) -> None:

@@ -37,6 +37,7 @@ LAYERS: list[tuple[str, frozenset[str]]] = [
                 "posting",
                 "recording",
                 "resuming",
+                "serving",
                 "session",
                 "syncing",
                 "tending",
