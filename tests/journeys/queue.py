@@ -116,6 +116,7 @@ def campaign(home: Path, kills: int, seed: int, submitters: int = 3) -> Tale:
                     if rng.random() < 2 / 3:
                         space.lose_disk()
                 space.start(sys.executable, APP)
+                space.running(60)
                 over.set()
                 for thread in threads:
                     thread.join(60)

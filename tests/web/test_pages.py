@@ -148,7 +148,6 @@ def text_of(state, samples=(), **changes) -> str:
     ("changes", "says"),
     [
         ({}, "All is well.|The main program runs; its files are kept in sync. Everything that changed is saved."),
-        ({"sync": SyncState(pending=1, pending_since_mono=time.monotonic())}, "1 change on the way."),
         ({"persistent": False}, "Works, but needs attention - NOT PERSISTED.|No store outlives this machine"),
         ({"main_state": "exited", "main_exit": 3}, "Not well.|The main program has ended."),
         ({"sync": SyncState(error="x", denied=True)}, "Works, but needs attention.|The store refuses access"),
@@ -156,6 +155,10 @@ def text_of(state, samples=(), **changes) -> str:
 )
 def test_the_verdict_is_one_sentence_that_a_person_understands(changes, says):
     assert says in text_of(state_of(**changes))
+
+
+def test_a_change_on_the_way_is_no_trouble():
+    assert "1 change on the way." in text_of(state_of(sync=SyncState(pending=1, pending_since_mono=time.monotonic())))
 
 
 def test_while_files_come_back_the_page_says_how_many():
