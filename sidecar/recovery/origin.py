@@ -32,7 +32,8 @@ class Origin:
     """``manifest`` at ``head`` is what to restore; None is a confirmed cold start.
 
     ``source`` is the revision that the contents come from (the head, but for SIDECAR_REVISION); ``chosen`` is then
-    the snapshot that was asked for. ``readme`` says whether a dataset card of ours may be written.
+    the snapshot that was asked for, and ``spent`` what was asked for where an earlier start has gone on from it.
+    ``readme`` says whether a dataset card of ours may be written.
     """
 
     head: Revision | None
@@ -40,6 +41,7 @@ class Origin:
     source: Revision | None
     chosen: str | None = None
     readme: bool = False
+    spent: str | None = None
 
 
 async def find(
@@ -54,10 +56,12 @@ async def find(
     revision: str | None,
 ) -> Origin:
     """Read the manifest at ``head``, or make sure that there never was one. Raises RestoreFailed, StoreError."""
+    spent: str | None = None
     if revision is not None and head is not None:
         chosen = await _chosen(store, head, scratch, revision)
         if chosen is not None:
             return chosen
+        spent = revision
     manifest: Manifest | None = None
     if head is not None:
         try:
@@ -65,7 +69,7 @@ async def find(
         except (ManifestError, Corrupt) as error:
             raise _unreadable(error, f"{head[:12]} (the newest)") from error
     if manifest is not None:
-        return Origin(head, manifest, head)
+        return Origin(head, manifest, head, spent=spent)
     return Origin(head, None, None, readme=await _confirm_cold(store, head, roots, index, store_id, cold_start))
 
 

@@ -43,6 +43,12 @@ def say(recovered: Recovered, roots: list[Root], state: State, record: Record) -
             buried=restored.buried,
             skipped=list(restored.skipped),
         )
+    if recovered.origin.spent is not None:
+        log.warning(
+            f"SIDECAR_REVISION={recovered.origin.spent} counts once, and an earlier start has gone on from it: this one"
+            " starts from the newest snapshot. Unset it; to go back there once more, name the same snapshot the other"
+            " way, by its id or its revision (`sidecar snapshots`)"
+        )
     if restored.kept_newer:
         log.info(f"{_files(restored.kept_newer, 'local ')} newer than the snapshot stay")
     if restored.image_newer:

@@ -228,8 +228,10 @@ def test_a_start_that_went_on_from_the_chosen_one_already_goes_on_from_there(rig
     fill(rig, a="2")
     head = commit(rig, {}, (), "sidecar: snapshot 2.1 (from 1.1)")
     found = origin(rig, revision="1.1")
-    assert (found.head, found.source, found.chosen) == (head, head, None)
-    assert origin(rig, revision="1.2").chosen == "1.2", "that of another number is no matter"
+    assert (found.head, found.source, found.chosen, found.spent) == (head, head, None, "1.1")
+    other = origin(rig, revision="1.2")
+    assert (other.chosen, other.spent) == ("1.2", None), "that of another number is no matter"
+    assert origin(rig).spent is None
 
 
 def test_a_damaged_head_is_no_matter_to_a_start_from_another(rig: Rig) -> None:
