@@ -24,8 +24,9 @@ from sidecar.state import State
 from sidecar.web import headers as rules
 from sidecar.web import relay
 from sidecar.web.access import CONNECTION, LISTENER, UNIX
+from sidecar.web.connection import Asked, Connection, Lost, keep_alive
 from sidecar.web.guard import origin_form
-from sidecar.web.upstream import Asked, Connection, Lost, Unreachable, Upstream, keep_alive
+from sidecar.web.upstream import Unreachable, Upstream
 
 CONTINUE_S = 1.0
 """A client that asks before it sends its body waits so long for the app's word, then for ours."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.web import proxy, server, upstream
+from sidecar.web import connection, proxy, server
 from tests.web.serving import Served, serving, state_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -132,7 +132,7 @@ def test_a_request_is_sent_again_once_and_never_where_it_may_count_twice(tmp_pat
 
 
 def test_idle_connections_are_closed_by_us_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(upstream, "IDLE_S", 0.2)
+    monkeypatch.setattr(connection, "IDLE_S", 0.2)
     closed = threading.Event()
 
     def script(app: App, number: int, sock: socket.socket) -> None:
