@@ -13,7 +13,7 @@ from sidecar.session import Session
 from sidecar.snapshot.manifest import RECOVERY
 from sidecar.stores.base import Revision
 from sidecar.sync.engine import Engine
-from sidecar.sync.line import read_small
+from sidecar.sync.reads import read_small
 
 READ_S = 20.0
 

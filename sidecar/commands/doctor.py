@@ -28,7 +28,7 @@ from sidecar.state import Inspection, LocalOnly
 from sidecar.statedir import noted
 from sidecar.stores.base import Store, StoreError
 from sidecar.stores.opening import open_store
-from sidecar.sync.line import read_small
+from sidecar.sync.reads import read_small
 from sidecar.web import checklist
 from sidecar.web.checklist import Item
 from sidecar.web.health import KEEPALIVE_PERIODS, KEEPALIVE_S, rfc3339

@@ -15,7 +15,7 @@ from sidecar.commands.reading import Reader, reading
 from sidecar.errors import EX_OK, SidecarError
 from sidecar.recovery import diary, record
 from sidecar.snapshot.manifest import RECOVERY
-from sidecar.sync.line import read_small
+from sidecar.sync.reads import read_small
 
 HEAD = ("WHEN", "RESULT", "EPOCH", "SNAPSHOT", "OLD", "ENDED", "FILES", "SIZE", "TOOK", "CHECKS", "RESUME", "INSTANCE")
 

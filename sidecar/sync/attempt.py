@@ -19,6 +19,7 @@ from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import LEASE, SnapshotId, snapshot_in
 from sidecar.state import State
 from sidecar.stores.base import Refused, Revision, Source, Unavailable
+from sidecar.sync.beside import called, keep
 from sidecar.sync.bulletin import Bulletin, Result
 from sidecar.sync.edits import keep_edits
 from sidecar.sync.line import Line
@@ -31,9 +32,6 @@ from sidecar.sync.survey import Surveyor
 
 SMALL = 1024 * 1024
 """Bytes that a store takes in a moment: a commit of no more that gets no answer is a commit that hangs."""
-
-SOME = 50
-"""Commits of a history, among which the newest snapshot is: lease commits and edits stand before it."""
 
 EDITS = 4
 """How often one sync is planned anew because somebody edits the store."""
@@ -178,25 +176,15 @@ class Snapshotter:
     async def _keep_before(self, survey: Survey) -> None:
         """Keep what the new snapshot takes away, or isn't made from, under branches of their own. Raises StoreError."""
         if survey.confirmed and self.line.snapshot is not None:
-            await self.line.keep(f"kept/{self.line.snapshot}")
+            await keep(self.line.store, self.line.head, f"kept/{self.line.snapshot}")
         if self._from is not None:
-            left = await self._left()
-            await self.line.keep(f"damaged/{left}")
+            left = await called(self.line.store, self.line.head)
+            await keep(self.line.store, self.line.head, f"damaged/{left}")
             self.state.note(
                 "damaged-head",
                 f"SIDECAR_REVISION={self._from}: snapshot {left}, the newest at the start, is kept on branch"
                 f" damaged/{left}; what this Space saves goes on from {self._from}",
             )
-
-    async def _left(self) -> str:
-        """What the head that we don't go on from is called: its snapshot's id, which no squash renames."""
-        store = self.line.store
-        try:
-            history = await asyncio.wait_for(store.history(SOME), 60)
-        except TimeoutError:
-            raise Unavailable(f"{store.url} gave no answer in time") from None
-        found = next((n for commit in history if (n := snapshot_in(commit.title)) is not None), None)
-        return found or (self.line.head or "")[:12]
 
     async def _carry(self, survey: Survey, folder: Path) -> dict[str, Source]:
         """What only the store has of our snapshot: staged to be put again, and what of it is put as it is."""

@@ -11,28 +11,13 @@ import contextlib
 import time
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-import orjson
-
 from sidecar import log
-from sidecar.snapshot import machine
 from sidecar.snapshot.manifest import HANDS, LEASE, SnapshotId, snapshot_in
-from sidecar.snapshot.manifest import PATH as MANIFEST
-from sidecar.stores.base import (
-    Commit,
-    Conflict,
-    NotFound,
-    Revision,
-    Source,
-    Store,
-    StoreError,
-    Unavailable,
-    Unsupported,
-)
+from sidecar.stores.base import Commit, Conflict, Revision, Source, Store, StoreError, Unavailable
 from sidecar.sync.pace import Budget, backoff
+from sidecar.sync.reads import GivenUp, newest, read_id, read_small, until_cut
 from sidecar.sync.rights import Edited, Fenced, Tenure, Verdict, Withdrawn, about_the_lease, weigh
 
 T = TypeVar("T")
@@ -51,9 +36,6 @@ class Base:
     branch: str | None = None
     sent: SnapshotId | None = None
 
-
-MOMENT_S = 0.3
-"""What is cut short gets so long to end by itself."""
 
 SINCE = 100
 """Commits that are looked through for our last one."""
@@ -211,17 +193,11 @@ class Line:
         self._cut.set()
 
     async def _send(self, put: Mapping[str, Source], delete: list[str], message: str, until: float) -> Revision:
-        sending = asyncio.ensure_future(self.store.commit(self.head, put, delete, message, self.branch))
-        cut = asyncio.ensure_future(self._cut.wait())
+        sending = self.store.commit(self.head, put, delete, message, self.branch)
         try:
-            limit = max(until - time.monotonic(), 0.1)
-            await asyncio.wait({sending, cut}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                return sending.result()
-            raise Unavailable("the store gave no answer in time", unclear=True)
-        finally:
-            sending.cancel()
-            cut.cancel()
+            return await until_cut(sending, self._cut, until - time.monotonic())
+        except GivenUp:
+            raise Unavailable("the store gave no answer in time", unclear=True) from None
 
     async def _landed(self, title: str, until: float) -> Revision | None:
         """Whether a commit of ours that had no clear answer is the head, on top of ours, and as which revision."""
@@ -233,22 +209,8 @@ class Line:
         return self._ours(history, title)
 
     async def _history(self, limit: int, seconds: float) -> list[Commit]:
-        """The newest commits; none where the branch isn't there yet. A cut leaves it a moment. Raises StoreError."""
-        asking = asyncio.ensure_future(self.store.history(limit, self.branch))
-        cut = asyncio.ensure_future(self._cut.wait())
-        until = time.monotonic() + max(seconds, 0.1)
-        try:
-            await asyncio.wait({asking, cut}, timeout=max(seconds, 0.1), return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done() and cut.done():
-                await asyncio.wait({asking}, timeout=max(min(MOMENT_S, until - time.monotonic()), 0))
-            if asking.done():
-                return asking.result()
-            raise Unavailable(f"{self.store.url} gave no answer in time")
-        except NotFound:
-            return []
-        finally:
-            asking.cancel()
-            cut.cancel()
+        """The newest commits on our branch, as ``newest`` has them."""
+        return await newest(self.store, self.branch, limit, self._cut, seconds)
 
     def _ours(self, history: list[Commit], title: str) -> Revision | None:
         if not history or history[0].title != title:
@@ -324,43 +286,10 @@ class Line:
         """Whether a squashed ``history``, whose newest revision is ``head``, is our snapshot under another name."""
         if self.snapshot is None or sum(not about_the_lease(c.title) for c in history) != 1:
             return False
-        raw = await read_small(self.store, head, MANIFEST, limit)
-        try:
-            return raw is not None and orjson.loads(raw)["snapshot"] == str(self.snapshot)
-        except (ValueError, TypeError, KeyError):
-            return False
+        return await read_id(self.store, head, limit) == str(self.snapshot)
 
     async def judge(self, head: Revision | None, limit: float) -> Verdict:
         """What the lease at ``head`` says of us."""
         if self.tenure is None:
             return "mine"
         return self.tenure.judge(await read_small(self.store, head, LEASE, limit))
-
-    async def keep(self, name: str) -> None:
-        """Keep what was committed last under a branch of its own. Raises StoreError."""
-        if self.head is None:
-            return
-        try:
-            await asyncio.wait_for(self.store.keep(self.head, name), 60)
-        except Conflict:
-            log.debug(f"branch {name!r} keeps it already, as another revision")
-        except Unsupported:
-            log.debug(f"{self.store.url} keeps no branches: {name!r} is in its history only")
-        except TimeoutError:
-            raise Unavailable(f"{self.store.url} gave no answer in time") from None
-
-
-async def read_small(store: Store, revision: Revision | None, path: str, limit: float = 60.0) -> bytes | None:
-    """The bytes of one small file at ``revision``, or None where it isn't there."""
-    if revision is None:
-        return None
-    try:
-        with TemporaryDirectory(prefix="sidecar-") as folder:
-            await asyncio.wait_for(store.fetch(revision, [path], Path(folder)), limit)
-            return await asyncio.to_thread((Path(folder) / path).read_bytes)
-    except NotFound:
-        return None
-    except TimeoutError:
-        raise Unavailable(f"{store.url} gave no answer in time") from None
-    except OSError as error:
-        raise Unavailable(f"{path} of {store.url} could not be read here: {machine.why(error)}") from error

@@ -17,7 +17,7 @@ import pytest
 from sidecar.recovery import record
 from sidecar.snapshot.manifest import RECOVERY
 from sidecar.stores.folder import FolderStore
-from sidecar.sync.line import read_small
+from sidecar.sync.reads import read_small
 from tests.journeys import past
 from tests.journeys.space import Space, agent_of, living
 

@@ -24,8 +24,9 @@ from sidecar.sync import loop
 from sidecar.sync.attempt import Options
 from sidecar.sync.bulletin import Result
 from sidecar.sync.engine import Engine
-from sidecar.sync.line import Base, read_small
+from sidecar.sync.line import Base
 from sidecar.sync.pace import Budget
+from sidecar.sync.reads import read_small
 from tests.sync.faulty import Faulty, begin, held, opened
 from tests.sync.rig import STORE_ID, Elsewhere
 

@@ -18,8 +18,10 @@ from sidecar.snapshot.manifest import ASKS, HANDS, LEASE, SnapshotId
 from sidecar.snapshot.manifest import PATH as MANIFEST
 from sidecar.stores.base import Denied, NotFound, Refused, Store, StoreError, Unavailable, Unsupported
 from sidecar.sync import line as lines
-from sidecar.sync.line import Base, Line, read_small
+from sidecar.sync.beside import keep
+from sidecar.sync.line import Base, Line
 from sidecar.sync.pace import Budget
+from sidecar.sync.reads import read_small
 from sidecar.sync.rights import Edited, Fenced, Withdrawn
 from tests.sync.faulty import Faulty, begin, contents, held, opened, titles
 
@@ -621,19 +623,19 @@ def test_an_unclear_first_commit_of_a_branch(tmp_path: Path) -> None:
 def test_what_is_kept_is_kept_once(tmp_path: Path) -> None:
     async def scenario(store: Faulty, line: Line) -> None:
         first = line.head
-        await line.keep("kept/7.3")
-        await line.keep("kept/7.3")
+        await keep(store, line.head, "kept/7.3")
+        await keep(store, line.head, "kept/7.3")
         puts, title = asking()
         line.head = await outside(store, puts, title=title)  # the same snapshot, another revision
-        await line.keep("kept/7.3")
+        await keep(store, line.head, "kept/7.3")
         assert (await store.history(1, "kept/7.3"))[0].revision == first
         store.plan["keep"] = [Unsupported("no branches here")]
-        await line.keep("kept/x")
+        await keep(store, line.head, "kept/x")
         store.plan["keep"] = [AWAY]
         with pytest.raises(Unavailable):
-            await line.keep("kept/x")
+            await keep(store, line.head, "kept/x")
         line.head = None
-        await line.keep("kept/y")
+        await keep(store, line.head, "kept/y")
 
     run(tmp_path, scenario)
 
