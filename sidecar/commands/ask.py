@@ -84,7 +84,9 @@ def checkpoint(args: Namespace) -> int:
         raise UsageError(reply.why)
     if reply.status == 422:
         return _not_good(reply, args)
-    return refused(reply, args, "the present state is not durable yet")
+    code = refused(reply, args, "the present state is not durable yet")
+    # The agent goes on trying, also where the store refuses: what is asked here may be true a moment later.
+    return EX_TEMPFAIL if code == EX_REFUSED else code
 
 
 def _seconds(text: str) -> float:

@@ -45,6 +45,7 @@ def test_a_checkpoint_prints_the_revision(desk: Desk, script: Script, tmp_path: 
         (409, {"error": "fenced", "detail": "another instance holds the lease now"}, 1, "another instance"),
         (429, {"error": "budget", "detail": "no commit left"}, 75, "no commit left"),
         (503, {"error": "not-ready", "detail": "the sidecar is restoring"}, 75, "is restoring"),
+        (503, {"error": "denied", "detail": "the Hub answers 403"}, 75, "answers 403"),
         (504, {"error": "timeout", "detail": "not durable within 30 s"}, 75, "within 30 s"),
         (500, {"error": "bug"}, 1, "bug"),
         (401, {"error": "token", "detail": "send a token"}, 1, "send a token"),
