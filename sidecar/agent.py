@@ -44,8 +44,8 @@ class Agent:
         self.recording.posted = self.heartbeat.recovered
         self.resuming = Resuming(here, life, link, self.start, self.recording)
         self.start.brought, self.start.resume = self.brought, self.resuming.before_main
-        self.start.waits, self.start.took = self.waits, self.took
-        self.start.knew = {"1": True, "0": False}.get(dict(life.keep).get("clean", ""))
+        self.start.waits, self.start.claimant.took = self.waits, self.took
+        self.start.claimant.knew = {"1": True, "0": False}.get(dict(life.keep).get("clean", ""))
         self.syncing = Syncing(here, link, self.start, self.resuming)
         self._company: list[asyncio.Task[Any]] = []
         self.state.holds_main = link.supervised or life.before_main
@@ -93,7 +93,7 @@ class Agent:
             return await self._failed(failure)
         except Stopped:
             await self.recording.write("stopped")
-            await self.start.give_back(self.recording.last)
+            await self.start.claimant.give_back(self.recording.last)
             self.link.say("done")
             return 0
         if recovered is None:
@@ -159,13 +159,13 @@ class Agent:
         await self.syncing.wait(until)
         engine = self.syncing.engine
         if not self.link.main.started.is_set():
-            await self.start.give_back()
+            await self.start.claimant.give_back()
             self.link.say("done")
             return 0
         if engine is None:
             why = self.syncing.why_not()
             self.syncing.end()
-            await self.start.give_back(unleased=self.state.lease == "unleased")
+            await self.start.claimant.give_back(unleased=self.state.lease == "unleased")
             log.error(f"the last sync was not made: {why}. What changed since is on this disk only")
             self.link.say("done")
             await self.heartbeat.ended(why)
@@ -217,7 +217,7 @@ class Agent:
         self.state.phase = "failed"
         log.error(f"recovery failed: {failure.message}. Nothing was uploaded, and main is not started")
         await self.recording.write("failed")
-        await self.start.give_back(self.recording.last)
+        await self.start.claimant.give_back(self.recording.last)
         self.link.say("fail", failure.exit_code)
         await self.heartbeat.last_words()
         return failure.exit_code

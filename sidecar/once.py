@@ -52,7 +52,7 @@ async def _sync(here: Session, forget: str) -> dict[str, Any]:
             engine.rides.files["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
         result = await engine.final(time.monotonic() + PATIENCE_S, forget=forget)
         if not result.ok:
-            await start.give_back()
+            await start.claimant.give_back()
             raise TryLater(f"nothing was committed: {result.error}")
         return {"snapshot": result.snapshot, "revision": result.revision, "changed": result.changed}
     finally:
@@ -94,9 +94,9 @@ async def _prune(here: Session, keep_last: int | None, keep_within_s: float | No
             # A squash gave the commit that claimed another name.
             with contextlib.suppress(StoreError):
                 head = await store.head()
-                if start.claimed is not None and head is not None:
-                    start.claimed = replace(start.claimed, revision=head)
-            await start.give_back()
+                if start.claimant.claimed is not None and head is not None:
+                    start.claimant.claimed = replace(start.claimant.claimed, revision=head)
+            await start.claimant.give_back()
         return history.document(found)
     finally:
         with contextlib.suppress(StoreError, TimeoutError):

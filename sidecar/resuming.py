@@ -85,7 +85,7 @@ class Resuming:
                 await self._run_held(held)
             finally:
                 row["detail"] = self._facts()["state"]
-                self.start.claimed = Claimed(held.revision, held.tenure, recovered.clean)
+                self.start.claimant.claimed = Claimed(held.revision, held.tenure, recovered.clean)
         return replace(recovered, head=held.revision)
 
     def _begun(self, tenure: Tenure) -> bool:
@@ -100,7 +100,7 @@ class Resuming:
         taken = await renew(self.here.store, recovered.head, recovered.tenure)
         log.info(f"the resume of epoch {recovered.tenure.epoch} has begun before: this one is of {taken.tenure.epoch}")
         self.here.state.epoch = taken.tenure.epoch
-        self.start.claimed = replace(taken, clean=recovered.clean)
+        self.start.claimant.claimed = replace(taken, clean=recovered.clean)
         return replace(recovered, head=taken.revision, tenure=taken.tenure)
 
     def _prepare(self, recovered: Recovered, tenure: Tenure) -> None:

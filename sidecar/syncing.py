@@ -105,7 +105,7 @@ class Syncing:
     def why_not(self) -> str:
         """Why there is no engine."""
         if self.state.lease == "unleased":
-            return f"the store could not be written to ({self.start.why_unleased.rstrip('.')})"
+            return f"the store could not be written to ({self.start.claimant.why_unleased.rstrip('.')})"
         return self.state.sync.error or self.state.recovery_error or "the store could not be reached in time"
 
     def end(self) -> None:
@@ -146,7 +146,7 @@ class Syncing:
                 self.state.clear("unleased")
 
     async def _orphaned(self) -> None:
-        await self.start.give_back()
+        await self.start.claimant.give_back()
         self._run(await session.orphan_engine(self.here))
 
     async def _reattached(self) -> None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from sidecar import log
 from sidecar.errors import EX_REFUSED, EX_TEMPFAIL, ManifestError, RestoreFailed, SidecarError
 from sidecar.recovery import image, journal
-from sidecar.recovery.claim import Along, Claimed, Moved, Unleased, claim, give_back, read_lease, refusal
+from sidecar.recovery.claim import Moved, read_lease
+from sidecar.recovery.claimant import Claimant, Seen
 from sidecar.recovery.lease import Lease, Wait, decide
 from sidecar.recovery.origin import Origin, find, way_out
 from sidecar.recovery.patience import LATE_S, Patience, Progress
 from sidecar.recovery.record import Record
-from sidecar.recovery.restore import Restored, download, restore
+from sidecar.recovery.restore import download, restore
 from sidecar.recovery.shipped import note_image
 from sidecar.recovery.terms import Plan, Recovered
 from sidecar.recovery.tree import forget_digests
 from sidecar.recovery.trouble import Damaged
-from sidecar.recovery.turns import Waiting
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import SnapshotId
 from sidecar.state import State
@@ -35,41 +35,22 @@ Verify = Callable[[bool], Awaitable[None]]
 Raises RestoreFailed where main must not start."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One look at the store: what there is to start from, and who may write."""
-
-    access: Access
-    head: Revision | None
-    origin: Origin
-    lease: Lease | None
-
-    @property
-    def least_epoch(self) -> int:
-        return self.origin.manifest.snapshot.epoch if self.origin.manifest else 0
-
-
 class Start:
-    """The attempts of one start. ``claimed`` is the lease that it took; ``give_back`` where nothing comes of it."""
+    """The attempts of one start; under which lease they are made, and how it is given back, the ``claimant`` knows."""
 
     def __init__(
         self, store: Store, index: Index, plan: Plan, state: State, record: Record, verify: Verify | None = None
     ) -> None:
         self.store, self.index, self.plan, self.state, self.record = store, index, plan, state, record
         self._verify = verify
-        self.claimed: Claimed | None = None
         self.brought: Callable[[Recovered], None] = lambda recovered: None
         self.resume: Callable[[Recovered], Awaitable[Recovered]] = _as_it_is
         self.waits: Callable[[], Awaitable[None]] = _nothing
-        self.knew: bool | None = None  # by an agent before this one: how the life before this ended
-        self.took: Callable[[Claimed], None] = lambda claimed: None
-        self.why_unleased = ""
-        self._waiting = Waiting(plan.handoff_wait_s)
         self._progress = Progress()
         self._patience = Patience(self._progress, plan.timeout_s, plan.on_failure == "wait")
+        self.claimant = Claimant(store, plan, state, self._progress, self._patience)
         self._ways_out: dict[str, str] = {}
         self._downloaded: SnapshotId | None = None
-        self._asked_for: Lease | Literal["nothing"] | None = "nothing"  # the lease that we found before we claimed
 
     async def recover(self) -> Recovered | None:
         """Try until it holds. None: go on without (``continue``). Raises RestoreFailed where the start is over."""
@@ -140,7 +121,7 @@ class Start:
                     await noting
                     await self._download(seen.origin)
                     self.state.phase = "claiming"
-                found = await self._claim(seen)
+                found = await self.claimant.claim(seen, resumes=self.plan.resumes)
                 row["detail"] = f"epoch {found.tenure.epoch}" if found.tenure else found.why_unleased
             await noting
         finally:
@@ -228,7 +209,7 @@ class Start:
         self.plan = replace(self.plan, revision=None, resumes=False)
         while True:
             try:
-                return await self._claim(await self._look())
+                return await self.claimant.claim(await self._look(), resumes=False)
             except Moved:
                 continue
 
@@ -260,33 +241,6 @@ class Start:
             )
         return access
 
-    async def give_back(self, along: Along | None = None, *, unleased: bool = False) -> None:
-        """Withdraw the claim, or the request, of a start that comes to nothing, also one whose answer never came.
-
-        So does one that runs ``unleased``, and has asked since. ``along`` is asked what to put with that commit. Never
-        raises.
-        """
-        claimed, before = self.claimed, self._asked_for
-        if before == "nothing" and not unleased:
-            return
-        self.claimed = None
-        clean, resuming = self._before()
-        try:
-            work = give_back(self.store, self.plan.me, claimed, clean, along, resuming)
-            await asyncio.wait_for(work, LATE_S)
-            self.state.lease, self._asked_for = "none", "nothing"
-        except (SidecarError, TimeoutError) as error:
-            log.warning(f"the lease could not be given back ({said(error)}): the next start waits for us in vain")
-
-    def _before(self) -> tuple[bool, bool | None]:
-        """Whether the lease was released cleanly before we asked for it, and what it said of resumes, if we know."""
-        before = self._asked_for
-        if before is None:
-            return False, False
-        if before == "nothing" or before.instance == self.plan.me.instance:
-            return False, None
-        return before.state == "released" and before.clean, before.resuming
-
     async def _lease(self, head: Revision | None) -> Lease | None:
         try:
             return await read_lease(self.store, head)
@@ -295,49 +249,6 @@ class Start:
                 raise
             log.warning(f"{error.message}: taken as no lease")
             return None
-
-    async def _claim(self, seen: Seen) -> Recovered:
-        """What was ``seen``, under the lease where it can be had. Raises Moved, SidecarErrors."""
-        taken = await self._take(seen)
-        self._progress.reached(3)
-        if isinstance(taken, Claimed):
-            if self.claimed is not None and self.claimed.tenure.epoch == taken.tenure.epoch:
-                # An earlier attempt took it, and knows.
-                taken = replace(taken, clean=self.claimed.clean, tenure=self.claimed.tenure)
-            elif taken.clean is None and self._before()[1] is not None:
-                # It landed without an answer.
-                clean, resuming = self._before()
-                taken = replace(taken, clean=clean if self._asked_for is not None else None)
-                taken.tenure.interrupted = bool(resuming)
-            elif taken.clean is None:
-                taken = replace(taken, clean=self.knew)
-            self.claimed = taken
-            self.took(taken)
-            self.state.epoch, self.state.lease = taken.tenure.epoch, "held"
-            return Recovered(taken.revision, seen.origin, taken.tenure, taken.clean, Restored(), seen.access)
-        self.state.lease, self.why_unleased = "unleased", taken.why
-        return Recovered(seen.head, seen.origin, None, None, Restored(), seen.access, taken.why)
-
-    async def _take(self, seen: Seen) -> Claimed | Unleased:
-        if not seen.access.writable:
-            return Unleased(seen.access.detail or "the store doesn't let us write")
-        me, found, manifest = self.plan.me, seen.lease, seen.origin.manifest
-        if found is None and manifest is not None and manifest.space not in (me.space, me.adopt):
-            # Somebody deleted the lease: whose the snapshots are is told by their manifest too.
-            holder = Lease(seen.least_epoch, manifest.instance, manifest.space, "released")
-            raise RestoreFailed(refusal(self.store, holder, me), final=True, code=EX_REFUSED)
-        if found is None or found.instance != me.instance or self._asked_for == "nothing":
-            self._asked_for = found
-        return await claim(
-            self.store,
-            seen.head,
-            found,
-            replace(me, resumes=self.plan.resumes),
-            seen.least_epoch,
-            self._waiting,
-            self._progress.waited,
-            lambda: self._patience.bounded(self.store),
-        )
 
 
 async def _nothing() -> None:
@@ -356,10 +267,6 @@ def classify(error: SidecarError) -> RestoreFailed:
     failure = RestoreFailed(error.message.rstrip("."), final=final, code=EX_REFUSED if final else EX_TEMPFAIL)
     failure.__cause__ = error
     return failure
-
-
-def said(error: SidecarError | TimeoutError) -> str:
-    return error.message.rstrip(".") if isinstance(error, SidecarError) else "the store gave no answer in time"
 
 
 def error_of(failure: RestoreFailed) -> Any:

@@ -190,7 +190,7 @@ def test_who_cannot_restore_asks_nobody(tmp_path: Path) -> None:
             (disk / "data").write_text("no folder")
             with pytest.raises(RestoreFailed):
                 await start.recover()
-            await start.give_back()
+            await start.claimant.give_back()
         assert ASKED not in store.did
         assert (await life.lease()).state == "held"
 
