@@ -118,14 +118,24 @@ class Connection(asyncio.Protocol):
     async def read(self) -> tuple[bytes, bool]:
         """What has come of the body, and whether more follows; waits for something to come. Raises Lost."""
         while not self._chunks and not self._ended:
+            self._go_on()
             await self._more()
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._size = 0
+        self._go_on()
+        return data, not self._ended
+
+    def hold(self) -> None:
+        """Leave what more the app sends to it until the next `read`: thousands of slow readers cost memory else."""
+        if not self._paused_reading and not self._ended:
+            self._paused_reading = True
+            self.transport.pause_reading()
+
+    def _go_on(self) -> None:
         if self._paused_reading:
             self._paused_reading = False
             self.transport.resume_reading()
-        return data, not self._ended
 
     @property
     def answering(self) -> bool:
@@ -185,9 +195,8 @@ class Connection(asyncio.Protocol):
             self._parse(data)
         else:
             self._count(data)
-        if self._size > _HIGH and not self._paused_reading and not self._ended:
-            self._paused_reading = True
-            self.transport.pause_reading()
+        if self._size > _HIGH:
+            self.hold()
         self._settle("_reader")
 
     def eof_received(self) -> None:

@@ -162,6 +162,9 @@ class Door:
         more = True
 
         async def pass_on() -> bool:
+            if connection.behind:
+                link.hold()
+                await connection.caught_up()
             data, more = await link.read()
             if not more:
                 # Before the last bytes are sent: a slow visitor doesn't keep the app's connection.

@@ -222,6 +222,15 @@ class _Protocol(H11Protocol):
         """Has the present request's answer begun?"""
         return self.cycle.response_started
 
+    @property
+    def behind(self) -> bool:
+        """Does the client take its answer more slowly than it comes?"""
+        return bool(self.flow.write_paused)
+
+    async def caught_up(self) -> None:
+        """Wait until it is no longer behind, or gone."""
+        await self.flow.drain()
+
     def on_leave(self, call: Callable[[], None] | None) -> None:
         """``call`` when the client goes away; None: no more."""
         self._leave = call
@@ -258,7 +267,7 @@ class _Protocol(H11Protocol):
 
     @property
     def stuck(self) -> bool:
-        return bool(self.flow.write_paused) or self._owes
+        return self.behind or self._owes
 
     @property
     def _owes(self) -> bool:

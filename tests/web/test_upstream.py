@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -384,3 +385,31 @@ def test_who_owes_a_body_and_falls_silent_makes_room(tmp_path, monkeypatch):
         time.sleep(0.1)
         assert one.ask("/").status == 200
         assert one.state.measures.turned_away >= 1
+
+
+def test_who_reads_slowly_costs_little_memory(tmp_path):
+    """Bytes that Python holds for each, measured; the kernel's buffers are full long before."""
+    readers = 8
+
+    def script(app: App, number: int, sock: socket.socket) -> None:
+        app.head(sock)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n")
+        for _ in range(20):
+            sock.sendall(bytes(1_000_000))
+
+    with before(tmp_path, script) as (one, _), contextlib.ExitStack() as crowd:
+        tracemalloc.start()
+        crowd.callback(tracemalloc.stop)
+        for _ in range(readers):
+            sock = crowd.enter_context(socket.create_connection(("127.0.0.1", one.port), timeout=5))
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(1.5)
+        ours = tracemalloc.take_snapshot().filter_traces(
+            [tracemalloc.Filter(False, __file__), tracemalloc.Filter(False, threading.__file__)]
+        )
+        assert sum(trace.size for trace in ours.traces) / readers < 700_000
+        # Then it goes on as before, stop after stop.
+        whole = 0
+        while whole < 20_000_000 and (got := len(sock.recv(1 << 20))):
+            whole += got
+        assert whole >= 20_000_000
