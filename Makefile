@@ -38,7 +38,7 @@ format: setup ## let ruff rewrite what `make check` would complain about
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-test-real: ## tests against real peers, which it installs: Chromium, Node, PostgreSQL, promtool, Gradio, Streamlit
+test-real: ## tests against real peers, which it installs: Chromium, promtool, Gradio, Streamlit, n8n
 	@scripts/real $(REAL)
 	$(REAL)/bin/python -m pytest -m real tests/real $(ARGS)
 
@@ -56,5 +56,5 @@ lock: setup ## resolve the newest allowed versions into requirements/*.lock
 	@scripts/lock $(ARGS)
 
 clean: ## remove the environment, caches and build results
-	rm -rf $(VENV) $(LOWEST) $(REAL) tests/real/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(REAL) tests/real/node_modules tests/real/n8n/node_modules tests/real/n8n/install.log build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

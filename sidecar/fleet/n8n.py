@@ -1,7 +1,8 @@
 """A workflow that n8n imports as it is: a schedule, one HTTP request a Space, a branch for what is not well. Pure.
 
+The branch is each request's own error output: behind it `$prevNode` is the request, and so says which Space it is.
 Node types and parameters are those of n8n-nodes-base 2.41 in versions that n8n has had since 1.60: schedule trigger
-1.2, HTTP request 4.2, IF 2.2.
+1.2, HTTP request 4.2.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ TIMEOUT_MS = 30_000
 TRIES, PAUSE_MS = 3, 5000
 
 _BASE = "n8n-nodes-base."
-SCHEDULE, IF, WELL, NOT_WELL = "Schedule", "Answers 200?", "Well", "Not well"
+SCHEDULE, WELL, NOT_WELL = "Schedule", "Well", "Not well"
 
 
 def workflow(fleet: Fleet, name: str = "Ping the Spaces") -> dict[str, Any]:
@@ -28,18 +29,16 @@ def workflow(fleet: Fleet, name: str = "Ping the Spaces") -> dict[str, Any]:
     nodes = [
         _node(SCHEDULE, "scheduleTrigger", 1.2, (0, middle), _rule(min(space.every_s for space in fleet.spaces))),
         *requests,
-        _node(IF, "if", 2.2, (520, middle), _condition()),
-        _node(WELL, "noOp", 1, (780, middle - ROW // 2), {}),
-        _told(fleet, (780, middle + ROW // 2)),
+        _node(WELL, "noOp", 1, (560, middle - ROW // 2), {}),
+        _told(fleet, (560, middle + ROW // 2)),
     ]
-    to_if = {request["name"]: {"main": [[_to(IF)]]} for request in requests}
+    branches = {request["name"]: {"main": [[_to(WELL)], [_to(NOT_WELL)]]} for request in requests}
     return {
         "name": name,
         "nodes": nodes,
         "connections": {
             SCHEDULE: {"main": [[_to(request["name"]) for request in requests]]},
-            **to_if,
-            IF: {"main": [[_to(WELL)], [_to(NOT_WELL)]]},
+            **branches,
         },
         "active": False,
         "settings": {"executionOrder": "v1"},
@@ -71,12 +70,12 @@ def _rule(every_s: float) -> dict[str, Any]:
 
 
 def _request(space: Space, row: int) -> dict[str, Any]:
-    """What can't be reached goes on as an item without a status: one Space never keeps the others from their ping."""
+    """What isn't answered by 2xx leaves by the second output: one Space never keeps the others from their ping."""
     parameters: dict[str, Any] = {
         "url": f"{space.url}/health",
         "options": {
             "timeout": TIMEOUT_MS,
-            "response": {"response": {"fullResponse": True, "neverError": True, "responseFormat": "text"}},
+            "response": {"response": {"fullResponse": True, "responseFormat": "text"}},
         },
     }
     if space.token_env is not None:
@@ -87,23 +86,7 @@ def _request(space: Space, row: int) -> dict[str, Any]:
         "retryOnFail": True,
         "maxTries": TRIES,
         "waitBetweenTries": PAUSE_MS,
-        "onError": "continueRegularOutput",
-        "alwaysOutputData": True,
-    }
-
-
-def _condition() -> dict[str, Any]:
-    condition = {
-        "id": str(uuid.uuid5(_OURS, "condition")),
-        "leftValue": "={{ $json.statusCode }}",
-        "rightValue": 200,
-        "operator": {"type": "number", "operation": "equals"},
-    }
-    options = {"caseSensitive": True, "leftValue": "", "typeValidation": "loose", "version": 2}
-    return {
-        "conditions": {"options": options, "conditions": [condition], "combinator": "and"},
-        "looseTypeValidation": True,
-        "options": {},
+        "onError": "continueErrorOutput",
     }
 
 
@@ -122,7 +105,7 @@ def _told(fleet: Fleet, at: tuple[int, int]) -> dict[str, Any]:
             "sendBody": True,
             "contentType": "json",
             "specifyBody": "json",
-            "jsonBody": "={{ JSON.stringify({ node: $prevNode.name, status: $json.statusCode, said: $json.data }) }}",
+            "jsonBody": "={{ JSON.stringify({ node: $prevNode.name, error: $json.error }) }}",
             "options": {"timeout": TIMEOUT_MS},
         },
     )

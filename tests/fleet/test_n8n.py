@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sidecar.fleet.n8n import IF, NOT_WELL, SCHEDULE, workflow
+from sidecar.fleet.n8n import NOT_WELL, SCHEDULE, WELL, workflow
 from sidecar.fleet.roster import Fleet, Space
 
 FLEET = Fleet((Space("me/a", "https://me-a.hf.space"), Space("me/b", "https://me-b.hf.space", "B_TOKEN")))
@@ -20,11 +20,12 @@ def test_a_schedule_one_request_a_space_and_a_branch_on_failure():
     assert nodes[SCHEDULE]["parameters"] == {"rule": {"interval": [{"field": "minutes", "minutesInterval": 45}]}}
     requests = [n for n in nodes.values() if n["type"] == "n8n-nodes-base.httpRequest"]
     assert [n["parameters"]["url"] for n in requests] == [f"{space.url}/health" for space in FLEET.spaces]
-    assert all(n["onError"] == "continueRegularOutput" and n["retryOnFail"] for n in requests)
+    assert all(n["onError"] == "continueErrorOutput" and n["retryOnFail"] for n in requests)
     ((started,),) = (flow["connections"][SCHEDULE]["main"],)
     assert [to["node"] for to in started] == [n["name"] for n in requests]
-    assert all(flow["connections"][n["name"]]["main"] == [[{"node": IF, "type": "main", "index": 0}]] for n in requests)
-    assert [[to["node"] for to in branch] for branch in flow["connections"][IF]["main"]] == [["Well"], [NOT_WELL]]
+    for request in requests:
+        branches = flow["connections"][request["name"]]["main"]
+        assert [[to["node"] for to in branch] for branch in branches] == [[WELL], [NOT_WELL]]
     named = {to["node"] for outs in flow["connections"].values() for out in outs["main"] for to in out}
     assert named | {SCHEDULE} == nodes.keys(), "every node is reached, and there"
     assert flow["active"] is False
