@@ -19,7 +19,7 @@ from typing import Any
 from sidecar.masking import shown
 from sidecar.stores.base import Conflict, Corrupt, Refused, Revision, Source
 from sidecar.stores.hubcall import Answered, Call, again, root
-from sidecar.stores.hubread import Known, history, known
+from sidecar.stores.hubread import Known, history, known, marked
 from sidecar.stores.hubrepo import Repo
 from sidecar.stores.paths import why_not
 
@@ -144,7 +144,7 @@ def _post(repo: Repo, job: Job, operations: list[Any], call: Call) -> Revision:
             repo.id,
             operations,
             commit_message=title,
-            commit_description=rest.strip("\n"),
+            commit_description=marked(repo.prefix, rest.strip("\n")),
             repo_type="dataset",
             revision=job.branch,
             parent_commit=job.parent,

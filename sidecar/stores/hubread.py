@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from sidecar.stores import hubclient
 from sidecar.stores.base import Commit, Revision
@@ -17,6 +17,10 @@ from sidecar.stores.hubrepo import Repo
 
 BATCH = 400
 """Paths in one paths-info request; the Hub takes 1,000 parameters (huggingface_hub issue 1503)."""
+
+
+_PART = "prefix: "
+_SIDECARS = "sidecar: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +75,28 @@ def _at_hub(url: str, repo: Repo) -> bool:
 def history(repo: Repo, limit: int, branch: str, call: Call) -> list[Commit]:
     """The newest ``limit`` commits of ``branch``, none where it doesn't exist.
 
-    The client's own method would fetch every page of a long history.
+    What the sidecar of another part of the dataset committed says so in its title: to this part it is an edit like any
+    other. The client's own method would fetch every page of a long history.
     """
     try:
-        return [
-            Commit(item["id"], item["title"], _seconds(item.get("date")), str(item.get("message") or "").strip())
-            for item in islice(_commits(repo, branch, call), limit)
-        ]
+        return [_commit(item, repo.prefix) for item in islice(_commits(repo, branch, call), limit)]
     except Answered as answer:
         if answer.code == "RevisionNotFound":
             return []
         raise
+
+
+def marked(prefix: str, body: str) -> str:
+    """The body of a commit's message, with a line that says to which part of the dataset it belongs."""
+    return f"{body}\n{_PART}{quote(prefix)}".strip("\n") if prefix else body
+
+
+def _commit(item: Any, prefix: str) -> Commit:
+    title, body = str(item["title"]), str(item.get("message") or "").strip()
+    part = next((line for line in body.splitlines() if line.startswith(_PART)), _PART).removeprefix(_PART)
+    if title.startswith(_SIDECARS) and part != quote(prefix):
+        title = f"{unquote(part) or 'the whole dataset'}: {title}"
+    return Commit(item["id"], title, _seconds(item.get("date")), body)
 
 
 def _commits(repo: Repo, branch: str, call: Call) -> Iterator[Any]:

@@ -133,6 +133,31 @@ def test_many_paths_in_one_commit(hub: LocalHub, tmp_path: Path) -> None:
     assert hub.files(REPO, two) == {"x": b"1"}
 
 
+def test_what_another_part_commits_is_an_edit_to_this_one(hub: LocalHub) -> None:
+    """Two Spaces in one dataset: neither takes the other's snapshots, numbers or epochs for its own."""
+    one, two, whole = store(hub, prefix="one"), store(hub, prefix="tw o/2"), store(hub)
+
+    async def scenario() -> None:
+        title = "sidecar: snapshot 1.1"
+        first = await one.commit(await one.head(), {"r/a": b"1"}, [], f"{title}\n\nfiles: 1")
+        second = await two.commit(first, {"r/a": b"2"}, [], title)
+        assert [c.title for c in await one.history(2)] == [f"tw o/2: {title}", title]
+        assert [c.title for c in await two.history(2)] == [title, f"one: {title}"]
+        assert [c.title for c in await whole.history(2)] == [f"tw o/2: {title}", f"one: {title}"]
+        assert (await one.history(2))[1].body.startswith("files: 1\n")
+        third = await whole.commit(second, {"r/a": b"3"}, [], title)
+        assert (await one.history(1))[0].title == f"the whole dataset: {title}"
+        with pytest.raises(Conflict):  # the same title on the same parent, but it isn't ours
+            await one.commit(second, {"r/b": b"1"}, [], title)
+        assert await one.head() == third
+
+    try:
+        run(scenario())
+    finally:
+        for each in (one, two, whole):
+            run(each.close())
+
+
 def test_prefix(hub: LocalHub, tmp_path: Path) -> None:
     hub.edit(REPO, {"other/x": b"0"})
     s = store(hub, prefix="deep/er")
