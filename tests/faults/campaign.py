@@ -190,8 +190,11 @@ def _begun(space: Space) -> int:
 
 
 def leftovers(space: Space, when: str, *, running: bool) -> list[str]:
-    """What killed lives left: with ``running`` as much as one of them may leave, else nothing at all."""
-    most = 12 if running else 0
+    """What killed lives left: with ``running`` as much as one of them may leave, else nothing.
+
+    An agent that ends doesn't wait for a thread that reads something small: the next one clears that up.
+    """
+    most = {"our own temp dir": 3}
     store = Path(space.env["SIDECAR_STORE"].removeprefix("file://"))
     places = {
         "staging": list((space.state / "staging").glob("*")),
@@ -204,7 +207,9 @@ def leftovers(space: Space, when: str, *, running: bool) -> list[str]:
         "the store": list((store / "tmp").iterdir()) if (store / "tmp").is_dir() else [],
     }
     return [
-        f"{when}: {len(found)} in {place}, such as {found[0]}" for place, found in places.items() if len(found) > most
+        f"{when}: {len(found)} in {place}, such as {found[0]}"
+        for place, found in places.items()
+        if len(found) > (12 if running else most.get(place, 0))
     ]
 
 
