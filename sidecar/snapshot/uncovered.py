@@ -34,6 +34,7 @@ _JSON_MOST, _JSON_HEAD = 4 << 20, 4096
 # Rebuilt by installing or by running again, or the system's own: nothing in there is an app's state.
 _PASSED_OVER = frozenset(
     {"node_modules", "__pycache__", "site-packages", ".git", ".cache", ".npm", ".cargo", ".rustup", ".venv", "venv"}
+    | {".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox"}
 )
 _SYSTEM = frozenset(
     {

@@ -100,6 +100,7 @@ class Space:
         return subprocess.run(
             [sys.executable, "-m", "sidecar", *argv],
             env={**self.env, **extra},
+            cwd=self.cwd,
             capture_output=True,
             text=True,
             timeout=60,

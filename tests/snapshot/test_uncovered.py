@@ -53,7 +53,7 @@ def test_databases_and_logins_are_told_by_their_bytes_and_names(tmp_path):
 
 def test_what_is_covered_ours_rebuilt_or_not_there_is_passed_over(tmp_path):
     home = tmp_path / "home"
-    for folder in ("data", "data/deep", "state", ".cache/x", "app/node_modules/y", ".venv/lib"):
+    for folder in ("data", "data/deep", "state", ".cache/x", ".mypy_cache/3.11", "app/node_modules/y", ".venv/lib"):
         database(home / folder / "a.db")
     one = database(home / "single.db")
     (tmp_path / "elsewhere").mkdir()
