@@ -65,6 +65,12 @@ def caller(scope: Mapping[str, Any]) -> Caller:
     return Caller(UNIX if listener == UNIX else TCP, client[0] if client else None, headers)
 
 
+def crowded(scope: Mapping[str, Any]) -> bool:
+    """Did the ASGI ``scope`` come on a connection that is one too many?"""
+    connection = (scope.get("state") or {}).get(CONNECTION)
+    return connection is not None and connection.crowded
+
+
 def has_token(who: Caller, api_token: str | None) -> bool:
     """Does the caller present the API token, as ``Authorization: Bearer`` (RFC 6750, section 2.1)?"""
     given = _bearer(who)

@@ -11,6 +11,10 @@ import resource
 from collections.abc import Callable
 from typing import Protocol
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sidecar.web.access import crowded
+
 _SPARE = 256
 """File descriptors that stay for files, the store and the main app's pipes, however large the crowd."""
 _LEAST = 16
@@ -66,6 +70,20 @@ class Crowd:
     def leaves(self, guest: Guest) -> None:
         self._all.pop(guest, None)
         self._idle.pop(guest, None)
+
+
+def brief(app: ASGIApp) -> ASGIApp:
+    """``app``, where a connection that is one too many ends with its answer."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def last(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await app(scope, receive, last if crowded(scope) else send)
+
+    return answer
 
 
 def places(wanted: int, descriptors_each: int) -> int:

@@ -38,6 +38,10 @@ class Gate:
         # No body is read. A large one is turned away; one that hides its size meets the server's limits.
         if size.isdigit() and int(size) > _BODY_MAX:
             return error(413, "body", "no body is needed", headers={"connection": "close"})
+        # Reading is answered at once, however many ask; this may take minutes, and hold its place as long.
+        if access.crowded(request.scope):
+            what = "all connections are in use; try again in a moment, or over the Unix socket in the state dir"
+            return error(503, "busy", what, headers={"retry-after": "5"})
         return None
 
     def guessed(self, who: access.Caller) -> Response | None:

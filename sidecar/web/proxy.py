@@ -59,8 +59,6 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = scope["state"][CONNECTION]
         target: bytes = connection.target
-        if connection.crowded:
-            send = _last(send)
         try:
             target, host = origin_form(scope["method"], target)
         except ValueError as error:
@@ -277,17 +275,6 @@ def _dated(send: Send) -> Send:
         await send(message)
 
     return with_date
-
-
-def _last(send: Send) -> Send:
-    """The connection ends with this answer: its place is one too many."""
-
-    async def closing(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"connection", b"close")]
-        await send(message)
-
-    return closing
 
 
 async def _whole(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

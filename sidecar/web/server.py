@@ -29,12 +29,12 @@ from uvicorn.server import ServerState
 from sidecar import log
 from sidecar.web import unix
 from sidecar.web.access import CONNECTION, LISTENER, TCP, UNIX
-from sidecar.web.crowd import Crowd, places
+from sidecar.web.crowd import Crowd, brief, places
 from sidecar.web.guard import HEAD_MAX, Strict
 
 _BACKLOG = 128
 _CONNECTIONS = 256
-"""At most so many connections on each listener; beyond, who says nothing makes room, or requests are answered 503."""
+"""At most so many connections on each listener; beyond, who says nothing makes room, or ends with an answer."""
 _KEEP_ALIVE_S = 15
 _DOOR_CONNECTIONS = 2048
 """The same where a front door carries all of an app's visitors: each may hold a WebSocket for hours."""
@@ -67,7 +67,7 @@ class Web:
         # A visitor of the front door costs a connection to the app too.
         self._places = places(_DOOR_CONNECTIONS, 2) if door else places(_CONNECTIONS, 1)
         self._config = Config(
-            app,
+            brief(app),
             http=_Protocol,
             ws="none",
             lifespan="off",
@@ -79,8 +79,6 @@ class Web:
             forwarded_allow_ips="127.0.0.1",  # unused; a main app's variables for uvicorn stay out
             workers=1,  # the same
             server_header=False,
-            # A newcomer is counted before it takes somebody's place. A door turns away who asks for the app only.
-            limit_concurrency=None if door else self._places + 1,
             timeout_keep_alive=_DOOR_KEEP_ALIVE_S if door else _KEEP_ALIVE_S,
             h11_max_incomplete_event_size=HEAD_MAX,
         )
