@@ -297,6 +297,8 @@ class _Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        # uvicorn lets it run on after a reset: with all that the connection holds, for as long as one may be idle.
+        self._unset_keepalive_if_required()
         if self._leave is not None:
             self._leave()
         self._crowd.leaves(self)

@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -248,6 +250,22 @@ def test_who_says_nothing_any_more_makes_room_for_who_does(tmp_path, monkeypatch
         with contextlib.suppress(ConnectionResetError):
             while socks[0].recv(65536):  # whatever it was sent before
                 pass
+
+
+def test_a_reset_connection_is_forgotten_at_once(tmp_path):
+    """Held for as long as an idle one may be, a thousand resets a second would fill the memory."""
+    with serving(tmp_path) as one:
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", one.port), timeout=5) as sock:
+                sock.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+                until(sock, b'{"ok":true}')
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        deadline = time.monotonic() + 5
+        while left := [found for found in gc.get_objects() if isinstance(found, server._Protocol)]:
+            assert time.monotonic() < deadline, len(left)
+            del left
+            gc.collect()
+            time.sleep(0.05)
 
 
 def test_who_reads_no_answer_makes_room_only_where_nobody_is_idle(tmp_path, monkeypatch):
