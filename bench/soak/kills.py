@@ -39,7 +39,7 @@ def _on(store: str, kills: int, seed: int) -> Found:
             if hub is not None:
                 hub.stop()
     print(found.line(store), flush=True)
-    for line in [*found.wrong, *found.left][:10]:
+    for line in [*found.wrong, *found.left][:100]:
         print("  ", line, flush=True)
     return found
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.faults.writer import FROZEN
 from tests.journeys.space import Space, descendants, living
 
 WRITER = Path(__file__).with_name("writer.py")
@@ -128,6 +129,7 @@ def _overlap(space: Space, found: Found, rng: random.Random) -> None:
     other.env |= kept
     found.kills["all"] += 1
     _signal(space, signal.SIGSTOP)
+    (home / FROZEN).write_text(f"{space.state}\n{len(_ledger(space))}")
     try:
         with living(other):
             begun = _begun(space)
@@ -143,6 +145,7 @@ def _overlap(space: Space, found: Found, rng: random.Random) -> None:
     finally:
         _signal(space, signal.SIGCONT)
         space.kill()
+        (home / FROZEN).unlink()
     with open(space.log, "a") as log:
         log.write(other.said())
     shutil.rmtree(other_home)
@@ -179,9 +182,13 @@ def _check(space: Space, found: Found) -> None:
     if "Traceback" in space.said():
         at = space.said().index("Traceback")
         found.wrong.append(f"a traceback: {space.said()[max(0, at - 500) : at + 2000]}")
-    ledger = space.home / "ledger"
-    found.acknowledged += len(ledger.read_text().splitlines()) if ledger.exists() else 0
+    found.acknowledged += len(_ledger(space))
     found.left += leftovers(space, "at the end", running=False)
+
+
+def _ledger(space: Space) -> list[str]:
+    ledger = space.home / "ledger"
+    return ledger.read_text().splitlines() if ledger.exists() else []
 
 
 def _begun(space: Space) -> int:

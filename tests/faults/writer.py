@@ -19,6 +19,7 @@ FILES = 40
 SHELF = 300
 """Files of another root, which are written once: enough of them that a kill may come in the middle of a restore."""
 SHELF_NAME = "the shelf"
+FROZEN = "frozen"
 JOURNAL = "restore-journal.jsonl"
 STAGING = ".sidecar-tmp-"
 
@@ -37,7 +38,7 @@ class _Unix(http.client.HTTPConnection):
 def main() -> None:
     disk, home, state = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     (disk / "data").mkdir(exist_ok=True)
-    newest = acknowledged(home)
+    newest = acknowledged(home, before_frozen(home, state))
     with open(home / "wrong", "a") as out:
         for line in wrong(disk, state, newest):
             out.write(f"{time.time():.1f} {line}\n")
@@ -49,10 +50,20 @@ def main() -> None:
         write(disk, home, state, len(newest))
 
 
-def acknowledged(home: Path) -> Mapping[str, int]:
-    """The newest version of each file that a checkpoint has confirmed."""
+def before_frozen(home: Path, state: Path) -> int | None:
+    """How many lines of the ledger a container must know of that was frozen before it began main; None: of all.
+
+    Another one holds the lease since. What that had acknowledged is in the main line, and no business of who is fenced.
+    """
+    frozen = home / FROZEN
+    whose, lines = frozen.read_text().split("\n") if frozen.exists() else ("", "")
+    return int(lines) if whose == str(state) else None
+
+
+def acknowledged(home: Path, most: int | None) -> Mapping[str, int]:
+    """The newest version of each file that a checkpoint has confirmed, by the first ``most`` lines of the ledger."""
     ledger = home / "ledger"
-    lines = ledger.read_text().splitlines() if ledger.exists() else []
+    lines = ledger.read_text().splitlines()[:most] if ledger.exists() else []
     newest: dict[str, int] = {}
     for entry in map(json.loads, lines):
         newest[entry["name"]] = max(entry["version"], newest.get(entry["name"], 0))  # two may write it at a time
