@@ -98,6 +98,37 @@ def overlap(tmp: Path, later_s: float = 1.0) -> None:
         assert "Traceback" not in old.said() + new.said() + third.said()
 
 
+def overtaken(tmp: Path) -> None:
+    """One that took the lease is frozen before its main begins, and wakes up when another one has it, and writes."""
+    with containers(tmp, "first", "slow", "next", "last", SIDECAR_HANDOFF_WAIT="1s") as (hub, (first, slow, new, last)):
+        past.write(first.disk, {"data/kept": b"kept"})
+        first.start()
+        first.running()
+        first.checkpoint()
+        assert first.end() == 143
+        gate = tmp / "gate"
+        slow.env["SIDECAR_VERIFY"] = f"command: until [ -e {gate} ]; do sleep 0.1; done"
+        slow.start(*appending(slow, "slow"))
+        assert slow.wait(lambda status: status["phase"] == "verifying")["lease"]["state"] == "held"
+        new.start(*appending(new, "new"))
+        new.running(40)
+        wait_for(lambda: len(acknowledged(new)) >= 3, new)
+        gate.touch()
+        slow.running(40)
+        wait_for(lambda: any(status == 409 for _, status in ledger(slow)), slow)
+        assert not acknowledged(slow), "nothing is acknowledged to who was overtaken"
+        assert slow.get()["lease"]["state"] == "fenced"
+        assert new.get()["lease"]["state"] == "held"
+        assert new.end() == 143, new.said()
+        slow.kill()
+        last.start()
+        last.running(40)
+        there = {path.name for path in (last.disk / "data").iterdir()}
+        assert {"kept", *acknowledged(new)} <= there
+        assert not any(name.startswith("slow") for name in there), "what it wrote is on a branch of its own"
+        one_line(hub)
+
+
 def replicas(tmp: Path) -> None:
     """Three at the same moment: one writes; the others serve, and say that nothing of theirs is kept."""
     with containers(tmp, "first", "a", "b", "c") as (hub, (first, *three)):
@@ -214,7 +245,7 @@ def edited_between_lives(tmp: Path) -> None:
 
 
 JOBS: dict[str, Callable[[Path], None]] = {
-    job.__name__: job for job in (overlap, replicas, edited_in_life, edited_between_lives)
+    job.__name__: job for job in (overlap, overtaken, replicas, edited_in_life, edited_between_lives)
 }
 
 
