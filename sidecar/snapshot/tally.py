@@ -93,7 +93,11 @@ def after_pending(db: sqlite3.Connection, now: Tally, new: Mapping[str, Bundle],
 
     Costs what is in those tables, and of a root that wasn't counted until now what the index has of it.
     """
-    bundles = {**now.bundles, **new}
+    bundles = dict(now.bundles)
+    for sha, built in new.items():
+        # The same files give the same bundle: one that is there already has its count of what it carries.
+        known = bundles.get(sha, built)
+        bundles[sha] = replace(built, files=known.files, live=known.live)
     by_root = {name: now.roots[name] if name in now.roots else under(db, name) for name in roots}
     entries = now.entries
     for sign, source in ((-1, _OLD), (1, "pending")):

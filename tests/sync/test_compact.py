@@ -129,6 +129,19 @@ def test_what_no_file_gives_stays_in_its_bundle_and_is_left_alone(rig: Rig, monk
     assert (rig.restored() / "000").read_text() == "0".ljust(1000)
 
 
+def test_one_that_is_moved_alone_and_comes_out_as_it_was_stays(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "FILES", 1)
+    rig.compacting = False
+    for n in range(SMALL_MOST + 2):
+        fill(rig, range(n, n + 1))
+        rig.sync()
+    rig.compacting = True
+    (rig.root / "000").unlink()
+    rig.sync()
+    whole(rig)
+    assert {b.files for b in rig.index.tally().bundles.values()} == {1}
+
+
 def test_small_bundles_are_joined(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compact, "SMALL_MOST", 10)
     for n in range(25):

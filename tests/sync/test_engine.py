@@ -845,6 +845,24 @@ def test_what_somebody_edits_is_put_right_again(base: Path, edit: str, noticed: 
     live(base, scenario)
 
 
+def test_a_bundle_that_is_put_again_as_it_was_stays_in_the_manifest(base: Path) -> None:
+    async def scenario(life: Life) -> None:
+        life.fill("a", ".gitignore", "d/.gitignore")
+        await life.engine.snapshot("asked")
+        store = life.store.store
+        bundles = (await life.manifest()).bundles
+        await store.commit(await store.head(), {"notes.txt": b"somebody else's"}, [], "Update files")
+        life.fill("new")
+        assert (await life.told()).ok
+        assert (await life.manifest()).bundles == bundles
+        assert picture(await life.restored() / "data") == picture(life.root)
+        (life.root / ".gitignore").unlink()
+        assert (await life.told()).ok
+        assert picture(await life.restored() / "data") == picture(life.root), "its files are counted right"
+
+    live(base, scenario)
+
+
 def test_an_edit_takes_nothing_that_this_disk_cannot_give(base: Path) -> None:
     """A root that is no longer declared, a deletion that is held back: they come from the snapshot before."""
 
