@@ -232,8 +232,17 @@ class Start:
             return Seen(access, head, origin, await self._lease(head))
 
     async def _access(self) -> Access:
-        access = await self.store.check(create=self.plan.cold_start != "refuse")
+        known = await asyncio.to_thread(self.index.known)
+        mine = known is not None and known.store == self.plan.store_id
+        # Where there was one, an empty one in its place would be in the way of whoever brings it back.
+        access = await self.store.check(create=self.plan.cold_start != "refuse" and not mine)
         self._progress.reached(1)
+        if known is not None and mine and not access.exists:
+            raise RestoreFailed(
+                f"{self.store.url} is gone, but this disk was at its snapshot {known.snapshot}: it was deleted,"
+                f" moved, or isn't mounted. Nothing was created. Bring it back, or remove {self.index.path} to begin"
+                " anew with what is here"
+            )
         if access.created:
             log.warning(
                 f"COLD START: created {self.store.url}; if you expected data here, stop and set"

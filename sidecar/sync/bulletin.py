@@ -76,6 +76,7 @@ class Bulletin:
         if sync.error:
             log.info(f"durable again after {time.time() - (sync.error_since or time.time()):.0f} s: {sync.snapshot}")
         sync.error, sync.error_since, sync.error_code, sync.denied = None, None, "", False
+        sync.pending_since_mono = None  # what waited until now is durable
         self.pending(pending, first)
 
     def bad(self, result: Result, pending: int, first: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import random
 import sys
@@ -70,7 +71,7 @@ def call(url: str, body: object = None) -> tuple[int, dict[str, object]]:
     except urllib.error.HTTPError as error:
         error.close()
         return error.code, {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):  # killed before, or in, its answer
         return 0, {}
 
 

@@ -220,12 +220,36 @@ def no_home_at_all(_: Path) -> None:
         assert "Traceback" not in again.stderr
 
 
+def a_store_that_is_not_there_any_more(tmp: Path) -> None:
+    """Moved, or not mounted: an empty one in its place would be in the way of who brings it back."""
+    store = tmp / "store"
+    with living(
+        Space(tmp, f"file://{store}", SIDECAR_ON_RESTORE_FAILURE="exit", SIDECAR_RESTORE_TIMEOUT="1s")
+    ) as space:
+        (space.disk / "data").mkdir()
+        (space.disk / "data" / "kept").write_bytes(b"kept")
+        space.start()
+        space.running()
+        space.checkpoint()
+        assert space.end() == 143
+        store.rename(tmp / "elsewhere")
+        process = space.start()
+        assert process.wait(30) == 75, space.said()
+        assert f"file://{store} is gone, but this disk was at its snapshot 1." in space.said()
+        assert not store.exists(), "nothing is made in its place"
+        assert "COLD START: created" not in space.said().partition("is gone")[2]
+        (tmp / "elsewhere").rename(store)
+        space.start()
+        space.running()
+        assert space.end() == 143
+
+
 def _refusal(name: str) -> Callable[[Path], None]:
     env, words = WRONG[name]
     return lambda tmp: refused(tmp, env, words)
 
 
-ALONE = [a_root_that_is_a_link, our_port_is_taken]
+ALONE = [a_root_that_is_a_link, our_port_is_taken, a_store_that_is_not_there_any_more]
 MOUNTS = [a_full_disk_during_staging, a_disk_too_small_for_the_restore]
 USERS = [an_unwritable_root, no_home_at_all]
 JOBS: dict[str, Callable[[Path], None]] = {

@@ -165,11 +165,11 @@ def test_gradio_with_its_queue_its_streams_and_an_upload(tmp_path: Path, chromiu
     with space_of(tmp_path, GRADIO_ANALYTICS_ENABLED="False") as (space, _), page_of(chromium) as page:
         space.start(sys.executable, str(EXAMPLES / "gradio/app.py"))
         open_when_up(page, space)
-        page.get_by_label("Text", exact=True).fill("streamed")
+        page.get_by_label("Text", exact=True).fill("streamed letters")
         page.get_by_role("button", name="Spell").click()
         steps = set()
         spelt = page.get_by_label("Spelt")
-        while (now := spelt.input_value()) != "STREAMED":
+        while (now := spelt.input_value()) != "STREAMED LETTERS":
             steps.add(now)
             page.wait_for_timeout(20)
         assert len(steps - {""}) >= 2, "the letters come one by one"

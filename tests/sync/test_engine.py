@@ -87,6 +87,32 @@ def test_changes_without_a_pause_wait_no_longer_than_the_delay(base: Path) -> No
     live(base, scenario, quiet_s=0.3, max_delay_s=0.4)
 
 
+def test_what_is_written_during_a_sync_waits_since_then_and_not_for_longer(base: Path) -> None:
+    async def scenario(life: Life) -> None:
+        async with life.running():
+            real = life.store.store.commit
+
+            async def written_meanwhile(*given: Any) -> str:
+                revision = await real(*given)
+                if first:
+                    return revision
+                first.append(time.monotonic())
+                life.fill("b")
+                await until(lambda: life.engine.dirty.first)
+                return revision
+
+            first: list[float] = []
+            replace_commit(life, written_meanwhile)
+            life.fill("a")
+            await until(lambda: life.state.sync.snapshot == "1.2")
+            await until(lambda: life.state.sync.pending)
+            since = life.state.sync.pending_since_mono
+            assert since is not None
+            assert since >= first[0], "the lag is that of what is not durable yet"
+
+    live(base, scenario, quiet_s=0.5)
+
+
 def test_nothing_to_do_makes_no_commit(base: Path) -> None:
     async def scenario(life: Life) -> None:
         life.fill("a", "d/b")
