@@ -76,14 +76,18 @@ def brief(app: ASGIApp) -> ASGIApp:
     """``app``, where a connection that is one too many ends with its answer."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        async def last(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        await app(scope, receive, last if crowded(scope) else send)
+        await app(scope, receive, _last(send) if crowded(scope) else send)
 
     return answer
+
+
+def _last(send: Send) -> Send:
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await send(message)
+
+    return closing
 
 
 def places(wanted: int, descriptors_each: int) -> int:

@@ -199,10 +199,9 @@ def _begun(space: Space) -> int:
 def leftovers(space: Space, when: str, *, running: bool) -> list[str]:
     """What killed lives left: with ``running`` as much as one of them may leave, else nothing.
 
-    An agent that ends doesn't wait for a thread that reads something small, nor for a look that began beside its last
-    sync: the next one clears that up.
+    An agent that ends doesn't wait for a thread that reads something small: the next one clears that up.
     """
-    most = {"our own temp dir": 3, "staging": 1}
+    most = {"our own temp dir": 3}
     store = Path(space.env["SIDECAR_STORE"].removeprefix("file://"))
     places = {
         "staging": list((space.state / "staging").glob("*")),

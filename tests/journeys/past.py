@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from sidecar.snapshot.manifest import snapshot_in
 from tests.hub.identity import DEFAULT_TOKEN
 from tests.hub.server import LocalHub
 from tests.journeys.space import Space, living, tree
@@ -33,6 +34,11 @@ class Past:
     contents: Mapping[tuple[str, str], bytes]  # (sha, path) -> what that commit put there
     earlier: Mapping[str, tuple[object, ...]]
     snapshots: tuple[str, ...]
+
+    @property
+    def newest(self) -> str:
+        """The head's snapshot; on a busy machine more were made than were asked for."""
+        return next(i for c in reversed(self.commits) if (i := snapshot_in(c["title"])) is not None)
 
     def lay(self, hub: LocalHub, repo: str) -> None:
         """The same history in a new dataset."""
