@@ -235,7 +235,17 @@ class Start:
         known = await asyncio.to_thread(self.index.known)
         mine = known is not None and known.store == self.plan.store_id
         # Where there was one, an empty one in its place would be in the way of whoever brings it back.
-        access = await self.store.check(create=self.plan.cold_start != "refuse" and not mine)
+        try:
+            access = await self.store.check(create=self.plan.cold_start != "refuse" and not mine)
+        except NotFound as error:
+            if known is None or not mine:
+                raise
+            raise RestoreFailed(
+                f"{error.message.rstrip('.')}. This disk was at its snapshot {known.snapshot}, and nothing was created."
+                f" If that store is gone for good, remove {self.index.path} to begin anew with what is here",
+                final=True,
+                code=EX_REFUSED,
+            ) from error
         self._progress.reached(1)
         if known is not None and mine and not access.exists:
             raise RestoreFailed(

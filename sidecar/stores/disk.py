@@ -53,7 +53,8 @@ def trouble(error: OSError, doing: str, where: Path) -> StoreError:
             return Denied(f"no permission: {why} while {what}. Nothing was changed. {permission_fix(error, where)}")
         case errno.ENOENT | errno.ENOTDIR:
             return NotFound(
-                f"missing while {what}: {why}. Nothing was changed. If {store} is a mounted volume, is it mounted?"
+                f"missing while {what}: {why}. Nothing was changed."
+                f" If {store} is a mounted volume, look whether it is mounted"
             )
     return Unavailable(f"failed while {what} at {store}: {why}. What was committed before is safe.")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub.server import LocalHub
+from tests.journeys import past
 from tests.journeys.image import enter, image
 from tests.journeys.space import Space, can_mount, living, on_tmpfs, tree
 
@@ -244,12 +246,39 @@ def a_store_that_is_not_there_any_more(tmp: Path) -> None:
         assert space.end() == 143
 
 
+def a_dataset_that_is_not_seen_any_more(tmp: Path) -> None:
+    with LocalHub(tmp / "hub", process=True) as hub, living(past.hub_space(hub, tmp / "home", "alice/seen")) as space:
+        past.write(space.disk, {"data/kept": b"kept"})
+        space.start()
+        space.running()
+        space.checkpoint()
+        assert space.end() == 143
+        before = hub.commits("alice/seen")
+        fault = hub.fault("status", path="alice/seen.*", times=None, status=404)
+        assert space.start(SIDECAR_ON_RESTORE_FAILURE="exit").wait(30) == 69, space.said()
+        said = next(line for line in space.said().splitlines() if "ERROR recovery failed" in line)
+        assert "alice/seen is no dataset, or the token" in said
+        assert "This disk was at its snapshot 1." in said
+        assert f"remove {space.state}/index.db" in said
+        hub.clear_faults(fault)
+        assert hub.commits("alice/seen") == before
+        space.start()
+        space.running()
+        assert (space.disk / "data/kept").read_bytes() == b"kept"
+        assert space.end() == 143
+
+
 def _refusal(name: str) -> Callable[[Path], None]:
     env, words = WRONG[name]
     return lambda tmp: refused(tmp, env, words)
 
 
-ALONE = [a_root_that_is_a_link, our_port_is_taken, a_store_that_is_not_there_any_more]
+ALONE = [
+    a_root_that_is_a_link,
+    our_port_is_taken,
+    a_store_that_is_not_there_any_more,
+    a_dataset_that_is_not_seen_any_more,
+]
 MOUNTS = [a_full_disk_during_staging, a_disk_too_small_for_the_restore]
 USERS = [an_unwritable_root, no_home_at_all]
 JOBS: dict[str, Callable[[Path], None]] = {
