@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -28,10 +30,33 @@ def not_last_in_line(home: Path) -> str:
     return f"{home}/site:{REPO}"
 
 
+def _ports() -> Iterator[int]:
+    """This process's part of the ports below those that the kernel gives away (ip_local_port_range), round and round.
+
+    All of them are above 10080, the highest that browsers refuse.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    each = 20_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    for n in itertools.count(os.getpid() * 97):  # another run of the suite begins elsewhere
+        yield 11_000 + worker * each + n % each
+
+
+_PORTS = _ports()
+_CHOOSING = threading.Lock()
+
+
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A port that stays a Space's own while it is down between two lives.
+
+    The kernel's choice may be given to another test meanwhile: then one Space's status is taken for another's.
+    """
+    with _CHOOSING:
+        for port in itertools.islice(_PORTS, 2000):
+            with socket.socket() as s, contextlib.suppress(OSError):
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                s.bind(("127.0.0.1", port))
+                return port
+    raise AssertionError("no port is free")
 
 
 def on_tmpfs(*where: str) -> list[str]:
