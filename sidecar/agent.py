@@ -171,7 +171,6 @@ class Agent:
             await self.heartbeat.ended(why)
             return EX_FAILED
         result = await engine.final(until)
-        self.syncing.end()  # a look that waited for its turn would begin now, and be killed in its middle
         if result.ok:
             branch = engine.line.branch
             where = f"on branch {branch}, " if branch else ""

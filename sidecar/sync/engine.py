@@ -73,7 +73,7 @@ class Engine:
         self.not_before = 0.0
         """When an automatic snapshot may be tried again after failures (monotonic)."""
         self._failures = 0
-        self._retired = False
+        self._retired = self._over = False
         self._checkpoint: asyncio.Task[Result] | None = None
         self._begun: asyncio.Task[Any] | None = None  # the checkpoint that has its turn, or had it last
 
@@ -132,8 +132,8 @@ class Engine:
 
     async def take(self, why: Why, until: float, forget: str = "") -> Result:
         """As ``snapshot``, for who has the lock."""
-        if self._retired:
-            return Result(False, error="another engine goes on from here: ask again", code="unavailable")
+        if self._retired or (self._over and why != "final"):
+            return Result(False, error="nothing is synced any more from here: ask again", code="unavailable")
         began = time.monotonic()
         dirty, first = self.dirty.take()
         folder = self.options.state_dir / "staging" / f"{os.getpid()}-{time.monotonic_ns()}"
@@ -148,6 +148,8 @@ class Engine:
             await asyncio.to_thread(remove, folder)
         if result.ok:
             self.confirming = {}
+            # What waits for the lock meanwhile would begin behind the last one, and be killed in its middle.
+            self._over = why == "final"
         if result.ok and self.snapshotter.roomless:
             self._short_of_room(first)
         elif result.ok:

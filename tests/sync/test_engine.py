@@ -113,6 +113,28 @@ def test_what_is_written_during_a_sync_waits_since_then_and_not_for_longer(base:
     live(base, scenario, quiet_s=0.5)
 
 
+def test_nothing_that_waited_for_its_turn_begins_behind_the_last_one(base: Path) -> None:
+    async def scenario(life: Life) -> None:
+        life.fill("a")
+        real = life.store.store.commit
+        waiting: list[asyncio.Task[Any]] = []
+
+        async def joined(*given: Any) -> str:
+            waiting.append(asyncio.create_task(life.engine.snapshot("automatic")))
+            await asyncio.sleep(0)
+            return await real(*given)
+
+        replace_commit(life, joined)
+        assert (await life.engine.final(time.monotonic() + 10)).ok
+        replace_commit(life, real)
+        life.fill("b")
+        assert [(await task).code for task in waiting] == ["unavailable"]
+        assert await snapshots(life.store) == ["1.1"]
+        assert list((life.engine.options.state_dir / "staging").glob("*")) == []
+
+    live(base, scenario)
+
+
 def test_nothing_to_do_makes_no_commit(base: Path) -> None:
     async def scenario(life: Life) -> None:
         life.fill("a", "d/b")
