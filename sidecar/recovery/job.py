@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+from sidecar import heap
 from sidecar.errors import RestoreFailed
 from sidecar.recovery import journal
 from sidecar.recovery.choice import Image, Mode
@@ -86,10 +87,11 @@ def look(job: Job, meter: Meter) -> Plan:
 
 
 async def bring(job: Job, meter: Meter) -> Restored:
-    plan = await meter.work(look, job, meter)
-    ready = await meter.work(prepare, plan, job.manifest, job.state_dir, meter)
-    looked = await fetch(job.store, job.revision, job.manifest, ready.wants, meter)
-    return await meter.to_the_end(_put, job, replace(plan, places=ready.places), ready, looked, meter)
+    with heap.unhurried():
+        plan = await meter.work(look, job, meter)
+        ready = await meter.work(prepare, plan, job.manifest, job.state_dir, meter)
+        looked = await fetch(job.store, job.revision, job.manifest, ready.wants, meter)
+        return await meter.to_the_end(_put, job, replace(plan, places=ready.places), ready, looked, meter)
 
 
 def _put(job: Job, plan: Plan, ready: Ready, looked: Mapping[str, bool], meter: Meter) -> Restored:

@@ -32,7 +32,7 @@ class Meter:
         self._progress, self._alive = progress, alive
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._stopped = False
         self._due = False  # a refresh is on its way to the loop
         self._moved = False  # since the last one
         self._last = 0.0
@@ -75,13 +75,18 @@ class Meter:
 
     def tick(self) -> None:
         """Say that something moved: bytes came, were hashed or put in place. Raises Stopped where it needn't."""
-        if self._stop.is_set():
+        if self._stopped:
             raise Stopped
         self._moved = True
         now = time.monotonic()
         if now - self._last >= TICK_S:  # waking the loop for each of ten thousand files would cost more than they do
             self._last = now
             self._refresh()
+
+    def check(self) -> None:
+        """Raises Stopped where nobody waits any more."""
+        if self._stopped:
+            raise Stopped
 
     def _refresh(self) -> None:
         with self._lock:
@@ -108,7 +113,7 @@ class Meter:
 
     def stop(self) -> None:
         """End every thread at its next tick."""
-        self._stop.set()
+        self._stopped = True
 
     async def work(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run ``call`` in a thread; cancelled, it is told to stop at its next tick, and waited for."""
@@ -127,7 +132,7 @@ class Meter:
             except asyncio.CancelledError:
                 cancelled = True
                 if stop:
-                    self._stop.set()
+                    self._stopped = True
             except Exception:
                 break
         self._show()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from sidecar import heap
 from sidecar.errors import ManifestError
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.staging import TRIES
@@ -41,7 +42,8 @@ async def read_manifest(store: Store, revision: str, scratch: Path) -> Manifest 
             draft = await meter.work(_begin, box / PATH)
             for group in _groups([shards.store_path(s.sha256) for s in draft.parts]):
                 await store.fetch(revision, group, box)
-            return await meter.work(codec.finish, draft, partial(_shard, box))
+            with heap.unhurried():
+                return await meter.work(codec.finish, draft, partial(_shard, box))
         except NotFound:
             # Of the revision, or of a path? Only the manifest's may ever be taken for "nothing was kept here".
             there = await store.listing(revision)

@@ -91,7 +91,7 @@ class _Run:
         tree = self.trees[op.place]
         if tree is None:  # the root's folder was removed since: nothing is left to finish it with
             self.lost.append(op.path)
-        elif any(op.path.startswith(b + "/") for b in self.blocked):
+        elif self.blocked and any(op.path.startswith(b + "/") for b in self.blocked):
             self.blocked.append(op.path)
         elif op.what == "dir":
             self._dir(op, tree)
@@ -132,8 +132,9 @@ class _Run:
         for ending in op.sides:
             if tree.lstat(op.rel + ending) is not None and not (op.away and self._away(op, tree, ending)):
                 tree.unlink(op.rel + ending)
+        found: os.stat_result | None = None
         try:
-            staging.move_file(op.source, tree, op.rel)
+            found = staging.move_file(op.source, tree, op.rel)
         except FileNotFoundError:
             if staging.lstat(op.source) is not None:
                 raise
@@ -144,23 +145,23 @@ class _Run:
                 raise
             self._in_place(op, staging, tree)
         self.tick()
-        self._dressed(op, tree)
+        self._dressed(op, tree, found)
 
     def _placed(self, op: Op, tree: Tree) -> None:
         """It isn't in staging: either in its place already, or its bytes are gone with the staging folder."""
         found = tree.lstat(op.rel)
         same = found is not None and st.S_ISREG(found.st_mode) and found.st_size == op.size
         if same and steady_digest(tree, op.rel, self.tick) == op.sha256:
-            self._dressed(op, tree)
+            self._dressed(op, tree, found)
         else:
             self.lost.append(op.path)
 
-    def _dressed(self, op: Op, tree: Tree) -> None:
-        """Most were dressed in staging: one look is enough for those."""
-        found = tree.lstat(op.rel)
-        if found is not None and (found.st_mode & 0o7777, found.st_uid, found.st_gid, found.st_mtime_ns) == (
-            *(op.mode, op.uid, op.gid),
-            op.mtime_ns,
+    def _dressed(self, op: Op, tree: Tree, found: os.stat_result | None) -> None:
+        """Most were dressed in staging, as ``found`` shows: there is nothing left to do for those."""
+        if (
+            found is not None
+            and found.st_mtime_ns == op.mtime_ns
+            and (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (op.mode, op.uid, op.gid)
         ):
             self.stats[op.path] = Stat.of(found)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from itertools import count
 from pathlib import Path
 
 from sidecar.recovery.follow import Follower
+from sidecar.recovery.helper import Helper, worth
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.shelf import PART, is_content
 from sidecar.recovery.trouble import Damaged, failed
@@ -81,12 +83,17 @@ async def fetch(
     jobs += [partial(fetcher.bundle, sha, members) for sha, members in bundled.items()]
     jobs += [partial(fetcher.batch, batch) for batch in _batches(plain)]
     try:
+        if worth(sum(len(members) for members in bundled.values())):
+            fetcher.helper = await meter.work(Helper)
         await _all(jobs)
     except asyncio.CancelledError:
         meter.stop()
         raise
     except OSError as error:
         raise failed("stage a restore in", os.fsdecode(error.filename or "?"), error) from error
+    finally:
+        if fetcher.helper is not None:
+            await meter.to_the_end(fetcher.helper.end)
     return fetcher.databases
 
 
@@ -141,6 +148,7 @@ class _Fetcher:
         self.store, self.revision, self.manifest, self.meter = store, revision, manifest, meter
         self.snapshot = str(manifest.snapshot)
         self.databases: dict[str, bool] = {}
+        self.helper: Helper | None = None
         self._alone = asyncio.Lock()
 
     # Files, and bundles as a whole
@@ -264,7 +272,7 @@ class _Fetcher:
             # The bundle's own bytes are right: what is wrong was committed so.
             small = size < SMALL * len(members)
             async with self._alone if small else nullcontext():
-                bad = await self.meter.work(self._unpack, packed, members)
+                bad = await self.meter.work(self._unpack, packed, members, self.helper if small else None)
             for path, why in bad.items():
                 raise Damaged(path, self.snapshot, why)
         finally:
@@ -284,9 +292,15 @@ class _Fetcher:
             await self.meter.work(shutil.rmtree, box, True)
         return [m for m in members if m.entry.path in bad]
 
-    def _unpack(self, packed: Path, members: list[Member]) -> dict[str, str]:
-        with Unpacker(packed, self.meter.done, self.meter.tick) as unpacker:
-            for frame, of in groups(members):
-                unpacker.frame(frame, of)
+    def _unpack(self, packed: Path, members: list[Member], helper: Helper | None = None) -> dict[str, str]:
+        todo = deque(groups(members))
+        with Unpacker(packed, self.meter.done, self.meter.tick) as unpacker, helper or nullcontext():
+            while todo or (helper is not None and helper.busy):
+                if helper is not None:
+                    helper.take(packed, todo, unpacker)
+                if todo:
+                    unpacker.frame(*todo.popleft())
+                elif helper is not None:
+                    helper.wait(todo, unpacker, self.meter.check)
         self.databases.update(unpacker.databases)
         return unpacker.bad

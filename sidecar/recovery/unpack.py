@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +21,7 @@ MOST_PARTS = 8
 LEAST = 1024 * 1024
 """A bundle below this size is fetched whole."""
 
+_HEAD = len(SQLITE_MAGIC)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -85,16 +85,25 @@ class Unpacker:
         """Take ``members`` out of one frame; no other member is looked at."""
         left = {m.entry.path: m for m in members}
         why = "it isn't where its bundle should hold it"
+        files = size = 0  # told once: ten thousand times would show
+        self._tick()
         try:
             for entry, pieces in bundle.read(self._fd, frame, {p: m.entry for p, m in left.items()}):
                 member = left.pop(entry.path, None)
-                if member is not None:
-                    self._member(member, pieces)
+                if member is not None and self._member(member, pieces):
+                    files += member.uses
+                    size += member.uses * entry.size
         except ManifestError as error:
             why = error.message
+        self.count(files, size)
         self.bad.update(dict.fromkeys(left, why))
 
-    def _member(self, member: Member, pieces: bundle.Pieces) -> None:
+    def count(self, files: int, size: int) -> None:
+        """So much more was verified."""
+        self._done(files, size)
+
+    def _member(self, member: Member, pieces: bundle.Pieces) -> bool:
+        """Stage one; whether it is what was committed."""
         entry = member.entry
         total, head = sha256(), b""
         folder = self._folder(member.staging)
@@ -102,11 +111,13 @@ class Unpacker:
         try:
             for piece in pieces:
                 total.update(piece)
-                if len(head) < len(SQLITE_MAGIC):
-                    head += piece[: len(SQLITE_MAGIC)]
-                while piece:
-                    piece = piece[os.write(fd, piece) :]
-                self._tick()
+                if len(head) < _HEAD:
+                    head += piece[:_HEAD]
+                written = os.write(fd, piece)
+                while written < len(piece):
+                    written += os.write(fd, piece[written:])
+                if entry.size > LEAST:
+                    self._tick()
             good = total.hexdigest() == entry.sha256
             if good and member.uses == 1:
                 _dress(fd, entry)
@@ -114,10 +125,10 @@ class Unpacker:
             os.close(fd)
         if good:
             self.databases[entry.sha256] = head == SQLITE_MAGIC
-            self._done(member.uses, member.uses * entry.size)
         else:
             os.unlink(entry.sha256, dir_fd=folder)
             self.bad[entry.path] = "its bundle holds other bytes than were committed"
+        return good
 
     def _folder(self, staging: Path) -> int:
         """Names are looked up from here: ten thousand times the whole way down would show."""
@@ -128,7 +139,9 @@ class Unpacker:
 
 def _dress(fd: int, entry: Entry) -> None:
     """Mode and time while the file is open anyway: what it can't have, or we couldn't read then, comes later."""
-    with suppress(OSError, OverflowError):
+    try:
         if entry.mode != 0o600 and entry.mode & 0o400:
             os.fchmod(fd, entry.mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+    except (OSError, OverflowError):
+        pass

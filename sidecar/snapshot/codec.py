@@ -25,7 +25,20 @@ from sidecar.snapshot.manifest import (
     SnapshotId,
     root_of,
 )
-from sidecar.snapshot.parse import entry_of, hashes, is_sha, is_whole, items, name_of, parsed, root, sizes, text
+from sidecar.snapshot.parse import (
+    Frames,
+    entry_of,
+    hashes,
+    is_sha,
+    is_whole,
+    items,
+    name_of,
+    parsed,
+    path_of,
+    root,
+    sizes,
+    text,
+)
 
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset({"bundles", "shards"})
 """Parts of the format that this version reads. A manifest may require more; then it is refused, never half read."""
@@ -243,14 +256,15 @@ def finish(draft: Draft, fetch: Callable[[Shard], bytes]) -> Manifest:
     own = items(whole, "entries")
     _few(len(own))
     delta: dict[str, Entry] = {}
+    frames: Frames = {}
     for item in own:
-        entry = entry_of(item, names, bundles)
-        if entry.path in delta:
-            raise ManifestError(f"{entry.path!r} stands twice in the manifest")
-        delta[entry.path] = entry
+        path = path_of(item)
+        if path in delta:
+            raise ManifestError(f"{path!r} stands twice in the manifest")
+        delta[path] = entry_of(item, path, names, bundles, frames)
     entries, sharding = delta, None
     if draft.shards:
-        entries, sharding = _merged(draft, fetch, delta, names, bundles)
+        entries, sharding = _merged(draft, fetch, delta, names, bundles, frames)
         _few(len(entries))
     _check_tree(entries, names)
     parent = whole.get("parent")
@@ -286,6 +300,7 @@ def _merged(
     delta: Mapping[str, Entry],
     names: list[str],
     bundles: Mapping[str, int],
+    frames: Frames,
 ) -> tuple[dict[str, Entry], Sharding]:
     """The entries of all shards with the delta worked in. What the delta overrules is used for nothing."""
     gone: set[str] = set()
@@ -303,7 +318,7 @@ def _merged(
         end = shards.raw(following.first) if following is not None else None
         last: bytes | None = None
         for item in shards.read(shard, fetch(shard)):
-            path = name_of(item, "path") if isinstance(item, dict) else ""
+            path = path_of(item)
             here = shards.raw(path)
             if here < low or (end is not None and here >= end) or (last is not None and here <= last):
                 raise ManifestError(f"{path[:200]!r} is not where the manifest's shards could have it")
@@ -313,7 +328,7 @@ def _merged(
             elif path in delta:
                 replaced.add(path)
             else:
-                entries[path] = entry_of(item, names, bundles)
+                entries[path] = entry_of(item, path, names, bundles, frames)
         low = end or b""
     if missed:
         raise ManifestError(f"{min(missed)[:200]!r} is said to be gone, but no shard has it")

@@ -23,6 +23,7 @@ MAX_PARTS = 1_000_000
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _SHA = re.compile(r"[0-9a-f]{64}")
+_MOST_OWNER, _MOST_TIME = 1 << 32, 1 << 63
 
 
 def parsed(raw: bytes, what: str) -> Any:
@@ -97,7 +98,7 @@ def root(item: Any) -> RootRecord:
 
 
 def is_whole(value: Any, most: int = 1 << 62) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+    return type(value) is int and 0 <= value <= most  # a bool is none
 
 
 def sizes(document: dict[str, Any], key: str) -> dict[str, int]:
@@ -108,10 +109,19 @@ def sizes(document: dict[str, Any], key: str) -> dict[str, int]:
     return value
 
 
-def entry_of(item: Any, names: list[str], bundles: Mapping[str, int]) -> Entry:
+Frames = dict[tuple[str, int, int], Frame]
+"""Those that were read already: a hundred entries share one, and it is checked and kept once."""
+
+
+def path_of(item: Any) -> str:
+    """The path of an entry."""
     if not isinstance(item, dict):
         raise ManifestError("an entry in the manifest is no object")
-    path = name_of(item, "path")
+    return name_of(item, "path")
+
+
+def entry_of(item: dict[str, Any], path: str, names: list[str], bundles: Mapping[str, int], frames: Frames) -> Entry:
+    """The entry ``item``, whose ``path_of`` is ``path``. Ten thousand of them are read while a Space waits."""
     check_path(path)
     if root_of(path, names) is None:
         raise ManifestError(f"{path!r} belongs to no root of the snapshot")
@@ -120,11 +130,12 @@ def entry_of(item: Any, names: list[str], bundles: Mapping[str, int]) -> Entry:
         raise ManifestError(f"{path!r} has the unknown kind {kind!r}")
     if flag not in ("", "unsettled", "stale", "unreadable"):
         raise ManifestError(f"{path!r} has the unknown flag {flag!r}")
-    mode: Any = item.get("mode")
-    mtime_ns: Any = item.get("mtime_ns")
-    if not is_whole(mode, 0o7777) or not is_whole(item.get("uid"), 1 << 32) or not is_whole(item.get("gid"), 1 << 32):
+    mode, uid, gid, mtime_ns = item.get("mode"), item.get("uid"), item.get("gid"), item.get("mtime_ns")
+    if type(mode) is not int or type(uid) is not int or type(gid) is not int:
         raise ManifestError(f"{path!r} has a malformed mode or owner")
-    if not isinstance(mtime_ns, int) or isinstance(mtime_ns, bool) or abs(mtime_ns) >= 1 << 63:
+    if not (0 <= mode <= 0o7777 and 0 <= uid <= _MOST_OWNER and 0 <= gid <= _MOST_OWNER):
+        raise ManifestError(f"{path!r} has a malformed mode or owner")
+    if type(mtime_ns) is not int or not -_MOST_TIME < mtime_ns < _MOST_TIME:
         raise ManifestError(f"{path!r} has a malformed mtime_ns")
     size: Any = 0
     sha256: Any = ""
@@ -134,23 +145,26 @@ def entry_of(item: Any, names: list[str], bundles: Mapping[str, int]) -> Entry:
         if not is_whole(size) or not is_sha(sha256):
             raise ManifestError(f"{path!r} has a malformed size or sha256")
         if "bundle" in item:
-            frame = _frame_of(path, item, bundles)
+            frame = _frame_of(path, item, bundles, frames)
     elif kind == "symlink":
         target = name_of(item, "target")
         if not target or "\0" in target or len(target.encode("utf-8", "surrogateescape")) > MAX_PATH:
             raise ManifestError(f"{path!r} has a malformed link target")
-    return Entry(path, kind, mode, item["uid"], item["gid"], mtime_ns, size, sha256, target, frame, flag)
+    return Entry(path, kind, mode, uid, gid, mtime_ns, size, sha256, target, frame, flag)
 
 
-def _frame_of(path: str, item: dict[str, Any], bundles: Mapping[str, int]) -> Frame:
+def _frame_of(path: str, item: dict[str, Any], bundles: Mapping[str, int], frames: Frames) -> Frame:
     bundle, where = item["bundle"], item.get("frame")
     if not isinstance(bundle, str) or bundle not in bundles:
         raise ManifestError(f"{path!r} is in a bundle that the manifest doesn't list")
-    if not isinstance(where, list) or len(where) != 2 or not all(is_whole(n) for n in where):
+    if not isinstance(where, list) or len(where) != 2 or not is_whole(where[0]) or not is_whole(where[1]):
         raise ManifestError(f"{path!r} has a malformed place in its bundle")
-    if where[1] == 0 or where[0] + where[1] > bundles[bundle]:
+    offset, length = where
+    if (known := frames.get((bundle, offset, length))) is not None:
+        return known
+    if length == 0 or offset + length > bundles[bundle]:
         raise ManifestError(f"{path!r} lies beyond the end of its bundle")
-    return Frame(bundle, where[0], where[1])
+    return frames.setdefault((bundle, offset, length), Frame(bundle, offset, length))
 
 
 def hashes(found: Iterable[Any], key: str) -> dict[str, str]:

@@ -9,11 +9,12 @@ from typing import Any
 from sidecar.snapshot.manifest import Entry, Frame
 
 _U64 = (1 << 64) - 1
+_FAR = (1 << 63) - 1
 
 
 def clamp(ns: int) -> int:
     """A time in ns that 64 bits hold: ext4 and XFS know times far beyond 2262, which no index or manifest says."""
-    return max(-(1 << 63) + 1, min(ns, (1 << 63) - 1))
+    return max(-_FAR, min(ns, _FAR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,10 @@ class Stat:
 
     @classmethod
     def of(cls, st: os.stat_result) -> Stat:
-        return cls(st.st_dev, st.st_ino, st.st_size, clamp(st.st_mtime_ns), clamp(st.st_ctime_ns))
+        mtime_ns, ctime_ns = st.st_mtime_ns, st.st_ctime_ns
+        if not (-_FAR < mtime_ns < _FAR and -_FAR < ctime_ns < _FAR):
+            mtime_ns, ctime_ns = clamp(mtime_ns), clamp(ctime_ns)
+        return cls(st.st_dev, st.st_ino, st.st_size, mtime_ns, ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +72,24 @@ TOUCH = (
 """Refresh a row; what of its entry is another now differs from its shard."""
 
 
+_NO_FRAME = (None,) * 3
+_NO_STAT = (None,) * 5
+
+
 def to_sql(row: Row) -> tuple[Any, ...]:
     """The values of ``ALL``."""
     e, f, s = row.entry, row.entry.frame, row.stat
     path = os.fsencode(e.path)
-    where = (f.bundle, f.offset, f.length) if f else (None, None, None)
+    parent, _, _ = path.rpartition(b"/")
+    target = os.fsencode(e.target) if e.target else b""
+    bundle, offset, length = (f.bundle, f.offset, f.length) if f else _NO_FRAME
     # st_ino and st_dev are unsigned 64-bit numbers; SQLite's integers are signed.
-    stat = (_signed(s.dev), _signed(s.ino), s.size, s.mtime_ns, s.ctime_ns) if s else (None,) * 5
+    dev, ino, size, mtime_ns, ctime_ns = (
+        (_signed(s.dev), _signed(s.ino), s.size, s.mtime_ns, s.ctime_ns) if s else _NO_STAT
+    )
     return (
-        *(path, path.rpartition(b"/")[0], e.kind, e.mode, e.uid, e.gid, e.mtime_ns, e.size, e.sha256),
-        *(os.fsencode(e.target), *where, e.flag, *stat, int(row.settled)),
+        *(path, parent, e.kind, e.mode, e.uid, e.gid, e.mtime_ns, e.size, e.sha256, target, bundle, offset, length),
+        *(e.flag, dev, ino, size, mtime_ns, ctime_ns, int(row.settled)),
     )
 
 

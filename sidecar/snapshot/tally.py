@@ -46,17 +46,21 @@ class Tally:
 
     def moved(self, old: Iterable[Counted], new: Iterable[Counted]) -> Tally:
         """As it is once ``old`` rows have given way to ``new`` ones. Bundles stay, also dead ones."""
-        entries, roots, bundles = self.entries, dict(self.roots), dict(self.bundles)
+        entries = self.entries
+        roots = {name: [*counts] for name, counts in self.roots.items()}
+        lives = {sha: [b.files, b.live] for sha, b in self.bundles.items()}
         for sign, rows in ((-1, old), (1, new)):
             for path, kind, size, bundle in rows:
                 entries += sign
                 root = root_of(path, roots) if kind != "dir" else None
                 if root is not None:
-                    roots[root] = (roots[root][0] + sign, roots[root][1] + sign * size)
-                if bundle is not None and bundle in bundles:
-                    was = bundles[bundle]
-                    bundles[bundle] = replace(was, files=was.files + sign, live=was.live + sign * size)
-        return Tally(entries, roots, bundles)
+                    roots[root][0] += sign
+                    roots[root][1] += sign * size
+                if bundle is not None and bundle in lives:
+                    lives[bundle][0] += sign
+                    lives[bundle][1] += sign * size
+        bundles = {sha: replace(b, files=lives[sha][0], live=lives[sha][1]) for sha, b in self.bundles.items()}
+        return Tally(entries, {name: (files, size) for name, (files, size) in roots.items()}, bundles)
 
 
 Counted = tuple[str, str, int, str | None]

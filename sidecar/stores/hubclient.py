@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -75,8 +76,7 @@ def _base() -> ModuleType:
     hub = importlib.import_module("huggingface_hub")
     # It imports by need; it reads the environment here and where its logging is first used.
     importlib.import_module("huggingface_hub.constants")
-    for module, name in (("huggingface_hub.utils", "build_hf_headers"), ("huggingface_hub", "get_session")):
-        getattr(importlib.import_module(module), name)
+    getattr(hub, "get_session")  # noqa: B009
     importlib.import_module("huggingface_hub.utils.logging").get_logger("huggingface_hub")
     return hub
 
@@ -134,12 +134,14 @@ def xet_possible() -> bool:
 
 
 def headers(token: str | None) -> dict[str, str]:
-    """Headers of a request that we make ourselves, as the client makes its own."""
-    utils = importlib.import_module("huggingface_hub.utils")
-    made: dict[str, str] = utils.build_hf_headers(
-        token=token or False, library_name="space-sidecar", library_version=sidecar.__version__
-    )
-    return made
+    """Headers of a request that we make ourselves, as the client makes its own.
+
+    Not by its ``build_hf_headers``: what that imports (PyYAML, filelock) takes 30 ms, which a restore waits for.
+    """
+    hub = importlib.import_module("huggingface_hub").__version__
+    python = ".".join(map(str, sys.version_info[:3]))
+    agent = {"user-agent": f"space-sidecar/{sidecar.__version__}; hf_hub/{hub}; python/{python}"}
+    return {**agent, "authorization": f"Bearer {token}"} if token else agent
 
 
 def session() -> Any:

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sidecar import heap
 from sidecar.errors import TryLater
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import SnapshotId
 from sidecar.state import State
 from sidecar.stores.base import Store
-from sidecar.sync import heap, history, outcome, pace
+from sidecar.sync import history, outcome, pace
 from sidecar.sync.attempt import SMALL, Attempt, Options, Snapshotter, Why, remove
 from sidecar.sync.bulletin import Bulletin, Result
 from sidecar.sync.dirty import Dirty, Paths, below_roots

@@ -7,9 +7,8 @@ import contextlib
 import random
 import time
 
-from sidecar import log
+from sidecar import heap, log
 from sidecar.errors import SidecarError
-from sidecar.sync import heap
 from sidecar.sync.engine import Engine
 from sidecar.sync.rights import Edited, Fenced, Withdrawn
 
