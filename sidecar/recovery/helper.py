@@ -152,7 +152,7 @@ class Helper:
 
 def _packed(packed: Path, frame: Frame, members: list[Member]) -> bytes:
     values = [
-        (e.path, e.mode, e.mtime_ns, e.size, e.sha256, os.fspath(m.staging), m.uses)
+        (e.path, e.mode, e.mtime_ns, e.size, e.sha256, os.fspath(m.staging), m.uses, m.name)
         for m in members
         for e in (m.entry,)
     ]
@@ -187,8 +187,8 @@ def _unpacked(wanted: Any, alive: Callable[[], None]) -> Any:
         counts[1] += size
 
     members = [
-        Member(Entry(path, "file", mode, 0, 0, mtime_ns, size, sha, "", frame), Path(staging), uses)
-        for path, mode, mtime_ns, size, sha, staging, uses in values
+        Member(Entry(path, "file", mode, 0, 0, mtime_ns, size, sha, "", frame), Path(staging), uses, name)
+        for path, mode, mtime_ns, size, sha, staging, uses, name in values
     ]
     try:
         with Unpacker(Path(packed), done, alive) as unpacker:

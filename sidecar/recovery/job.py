@@ -96,10 +96,10 @@ async def bring(job: Job, meter: Meter) -> Restored:
 
 def _put(job: Job, plan: Plan, ready: Ready, looked: Mapping[str, bool], meter: Meter) -> Restored:
     """Put all in its place, by a journal where a later start can finish it; then the index; then tidy up."""
-    sources, databases = gather(plan, ready, looked, meter.tick)
+    sources, databases = gather(ready, looked, meter.tick)
     used = {s.place for s in plan.steps if s.fetches}
     with settling([plan.places[n] for n in sorted(used)]) as settled:
-        ops = operations(plan, sources, databases, job.manifest.entries)
+        ops = operations(plan, sources, databases, job.manifest.entries, ready.folders)
         aside = sum(op.away for op in ops)
         folder = _conflicts(job.state_dir) if aside and job.state_dir is not None else None
         log = Journal(

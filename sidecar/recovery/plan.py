@@ -5,8 +5,10 @@ Pure decisions, no disk and no store.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Literal
 
 from sidecar.errors import ManifestError
@@ -75,7 +77,7 @@ class Plan:
     steps: tuple[Step, ...]
     fresh: bool = False
 
-    def needs(self) -> dict[tuple[int, str], list[Step]]:
+    def needs(self) -> Needs:
         """Which steps wait for which bytes: by place and sha256."""
         out: dict[tuple[int, str], list[Step]] = {}
         for step in self.steps:
@@ -84,11 +86,41 @@ class Plan:
         return out
 
 
+Needs = dict[tuple[int, str], list[Step]]
+
+WHOLE = 8
+"""Files from which on a folder that isn't there yet is staged as it will be, and comes to its place by one rename."""
+
+
+def wholes(steps: Iterable[Step]) -> dict[tuple[int, str], str]:
+    """The folders that are staged as a whole, by place and rel: the name of each in staging, the same every time."""
+    files = Counter((s.place, s.rel.rpartition("/")[0]) for s in steps if s.action == "fetch" and s.fetches)
+    return {
+        (s.place, s.rel): f"folder-{sha256(s.entry.path.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
+        for s in steps
+        if s.entry.kind == "dir" and s.action == "fetch" and s.rel and files[s.place, s.rel] >= WHOLE
+    }
+
+
+def staged(needs: Needs, folders: Mapping[tuple[int, str], str], most: int) -> dict[tuple[int, str], str]:
+    """Where in staging the bytes that are needed come, by place and sha256: under their sha256, or in their folder.
+
+    What two entries need, and what has ``most`` bytes or more, is known by its content alone.
+    """
+    out: dict[tuple[int, str], str] = {}
+    for key, of in needs.items():
+        above, _, name = of[0].rel.rpartition("/")
+        folder = folders.get((key[0], above)) if len(of) == 1 and of[0].entry.size < most else None
+        out[key] = key[1] if folder is None else f"{folder}/{name}"
+    return out
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
     """One operation of a redo journal; doing it again changes nothing.
 
-    ``mtime_ns`` None: the time stays as it is. ``source`` is the staged file's name. ``away``: whatever else
+    ``mtime_ns`` None: the time stays as it is. ``source`` is the staged file's name, or of a folder that is staged as
+    a whole the folder's. ``away``: whatever else
     stands there goes to conflicts first. ``sides``: endings of SQLite's files beside it that go too.
     ``expect``: (size, mtime_ns, ctime_ns) that a kept file must still have, and one that goes.
     """
@@ -154,13 +186,19 @@ def ordered(
     return [out[path] for path in sorted(out, key=lambda p: p.split("/"))]
 
 
-def operations(plan: Plan, sources: Mapping[str, str], databases: Collection[str], named: Collection[str]) -> list[Op]:
+def operations(
+    plan: Plan,
+    sources: Mapping[str, str],
+    databases: Collection[str],
+    named: Collection[str],
+    folders: Mapping[tuple[int, str], str],
+) -> list[Op]:
     """The journal of ``plan``: folders, files, links, kept files' modes, what goes, then folders' modes, deepest first.
 
     ``sources`` has the staged file's name for each path that is fetched, ``databases`` the paths whose staged
-    bytes are SQLite's, ``named`` every path of the snapshot.
+    bytes are SQLite's, ``named`` every path of the snapshot, ``folders`` those that are staged as a whole.
     """
-    folders: list[Op] = []
+    made: list[Op] = []
     files: list[Op] = []
     links: list[Op] = []
     meta: list[Op] = []
@@ -183,14 +221,14 @@ def operations(plan: Plan, sources: Mapping[str, str], databases: Collection[str
         base = Op("seal", *common)
         if e.kind == "dir":
             taking = (s.place, s.rel) in touched
-            folders += _folder(s, base, away, taking)
+            made += _folder(s, base, away, taking, folders.get((s.place, s.rel), ""))
             seals += _seal(s, base, taking, e.path in named)
         elif e.kind == "symlink" and s.changes:
             links.append(replace(base, what="link", target=e.target, away=away))
         elif s.action == "meta" and s.local is not None:
             now = (s.local.size, s.local.mtime_ns, s.local.ctime_ns)
             meta.append(replace(base, what="meta", expect=now))
-    return [*folders, *files, *links, *meta, *reversed(gone), *reversed(seals)]
+    return [*made, *files, *links, *meta, *reversed(gone), *reversed(seals)]
 
 
 def _removal(step: Step, fresh: bool) -> Op:
@@ -201,9 +239,9 @@ def _removal(step: Step, fresh: bool) -> Op:
     return Op("gone", step.place, step.rel, step.entry.path, sha256=printed(step.local), away=aside, expect=now)
 
 
-def _folder(step: Step, base: Op, away: bool, touched: bool) -> list[Op]:
+def _folder(step: Step, base: Op, away: bool, touched: bool, source: str) -> list[Op]:
     if step.changes:
-        return [replace(base, what="dir", away=away)]
+        return [replace(base, what="dir", away=away, source=source)]
     if touched and step.local is not None and step.local.mode & 0o700 != 0o700:
         return [replace(base, what="dir")]  # opened for what is put in it; its own mode comes at the end
     return []

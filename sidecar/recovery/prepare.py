@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sidecar.recovery.copying import pour, settle
 from sidecar.recovery.meter import Meter
-from sidecar.recovery.plan import Place, Plan, Step
+from sidecar.recovery.plan import Needs, Place, Plan, Step, staged, wholes
 from sidecar.recovery.shelf import begun, reuse
 from sidecar.recovery.staging import LARGE, PARALLEL, Want
 from sidecar.recovery.tree import Tick, Tree, is_database
@@ -29,10 +29,16 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Where each place stages, and what is still to be fetched."""
+    """Where each place stages, what is needed, what of it is still to be fetched, and the names it has in staging.
+
+    ``names`` are by place and sha256, ``folders``, which are staged as a whole, by place and rel.
+    """
 
     places: tuple[Place, ...]
     wants: tuple[Want, ...]
+    needs: Needs
+    names: Mapping[tuple[int, str], str]
+    folders: Mapping[tuple[int, str], str]
 
 
 def prepare(plan: Plan, manifest: Manifest, state_dir: Path | None, meter: Meter) -> Ready:
@@ -47,30 +53,32 @@ def prepare(plan: Plan, manifest: Manifest, state_dir: Path | None, meter: Meter
         _check_folders(plan.places[n], steps, snapshot)
     where = list(plan.places)
     wants: list[Want] = []
-    needs = plan.needs()
+    needs, folders = plan.needs(), wholes(plan.steps)
+    names = staged(needs, folders, LARGE)
     for n, steps in changing.items():
         if steps:
             where[n] = _stage_at(where[n], steps[0], snapshot, state_dir)
-            of_place = {sha: of for (place, sha), of in needs.items() if place == n}
+            of_place = [(names[key], of) for key, of in needs.items() if key[0] == n]
             wants += _missing(Path(where[n].staging), of_place, manifest, meter)
-    _check_room(plan, manifest, where, wants, state_dir)
-    return Ready(tuple(where), tuple(wants))
+    _check_room(plan, needs, manifest, where, wants, state_dir)
+    return Ready(tuple(where), tuple(wants), needs, names, folders)
 
 
-def _missing(staging: Path, needs: Mapping[str, list[Step]], manifest: Manifest, meter: Meter) -> list[Want]:
-    """What of a place's ``needs`` (by sha256) no earlier attempt has left in ``staging``; all else there goes."""
-    wanted = {sha: of[0].entry.size for sha, of in needs.items()}
-    packed = {of[0].entry.frame.bundle for of in needs.values() if of[0].entry.frame is not None}
+def _missing(staging: Path, needs: list[tuple[str, list[Step]]], manifest: Manifest, meter: Meter) -> list[Want]:
+    """What of a place's ``needs``, by name, no earlier attempt has left in ``staging``; all else there goes."""
+    packed = {of[0].entry.frame.bundle for _, of in needs if of[0].entry.frame is not None}
+    wanted = {sha: (sha, manifest.bundles[sha]) for sha in packed}
+    wanted.update((name, (of[0].entry.sha256, of[0].entry.size)) for name, of in needs)
     try:
-        staged = reuse(staging, {**{sha: manifest.bundles[sha] for sha in packed}, **wanted}, meter.tick)
+        there = reuse(staging, wanted, meter.tick)
     except OSError as error:
         raise failed("stage a restore in", str(staging), error) from error
     wants = []
-    for sha, of in needs.items():
-        if sha in staged:
+    for name, of in needs:
+        if name in there:
             meter.done(len(of), len(of) * of[0].entry.size)
         else:
-            wants.append(Want(staging, of[0].entry, len(of)))
+            wants.append(Want(staging, of[0].entry, len(of), name))
     return wants
 
 
@@ -126,7 +134,12 @@ def _private(path: str) -> None:
 
 
 def _check_room(
-    plan: Plan, manifest: Manifest, where: Sequence[Place], wants: Sequence[Want], state_dir: Path | None
+    plan: Plan,
+    needs: Needs,
+    manifest: Manifest,
+    where: Sequence[Place],
+    wants: Sequence[Want],
+    state_dir: Path | None,
 ) -> None:
     """Compare what is still to come with what each filesystem has free."""
     needed: dict[int, int] = {}
@@ -149,7 +162,7 @@ def _check_room(
     # Only so many are on the disk at a time; each is removed once it is unpacked.
     for sha in sorted(coming, key=lambda s: -coming[s])[:PARALLEL]:
         add(str(bundles[sha]), coming[sha])
-    for (n, _), of in plan.needs().items():
+    for (n, _), of in needs.items():
         for step in of[1:]:
             add(where[n].staging, step.entry.size)  # its own copy
     if state_dir is not None:
@@ -169,7 +182,7 @@ def _to_come(staging: Path, sha: str, size: int) -> int:
     return 0 if (staging / sha).exists() else size - begun(staging, sha)
 
 
-def gather(plan: Plan, ready: Ready, looked: Mapping[str, bool], tick: Tick) -> tuple[dict[str, str], set[str]]:
+def gather(ready: Ready, looked: Mapping[str, bool], tick: Tick) -> tuple[dict[str, str], set[str]]:
     """The staged file's name for each path that is fetched, and which paths are databases. Blocks.
 
     ``looked``: whether it is one, by sha256, where somebody knows. Each entry gets a file of its own, so that putting
@@ -178,7 +191,7 @@ def gather(plan: Plan, ready: Ready, looked: Mapping[str, bool], tick: Tick) -> 
     sources: dict[str, str] = {}
     databases: set[str] = set()
     by_place: dict[int, list[tuple[str, list[Step]]]] = {}
-    for (n, sha), of in plan.needs().items():
+    for (n, sha), of in ready.needs.items():
         by_place.setdefault(n, []).append((sha, of))
     for n, items in by_place.items():
         place = ready.places[n]
@@ -186,10 +199,10 @@ def gather(plan: Plan, ready: Ready, looked: Mapping[str, bool], tick: Tick) -> 
             with Tree(place.staging, follow=False) as staging:
                 for sha, of in items:
                     for number, step in enumerate(of):
-                        sources[step.entry.path] = sha if not number else f"{sha}.{number}"
+                        sources[step.entry.path] = ready.names[n, sha] if not number else f"{sha}.{number}"
                         if number:
                             _copy(staging, sha, sources[step.entry.path], tick)
-                    if looked[sha] if sha in looked else is_database(staging, sha):
+                    if looked[sha] if sha in looked else is_database(staging, ready.names[n, sha]):
                         databases.update(s.entry.path for s in of)
         except OSError as error:
             raise failed("stage a restore in", place.staging, error) from error

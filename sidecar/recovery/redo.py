@@ -79,6 +79,7 @@ class _Run:
         self.trees: dict[int, Tree | None] = {}
         self.staging: dict[int, Tree | None] = {}
         self.moved: Tree | None = None
+        self.came: set[tuple[int, str]] = set()  # folders that were staged as a whole, by place and name there
         self.stats: dict[str, Stat] = {}
         self.lost: list[str] = []
         self.blocked: list[str] = []
@@ -117,12 +118,33 @@ class _Run:
         if found is None or not st.S_ISDIR(found.st_mode):
             if found is not None and not self._make_way(op, tree):
                 return
-            tree.mkdir(op.rel, 0o700)
+            if not op.source or not self._whole(op, tree):
+                tree.mkdir(op.rel, 0o700)
         elif found.st_mode & 0o700 != 0o700 and found.st_uid == os.geteuid():
             # Until all is in it; its own mode comes last.
             tree.dress(op.rel, st.S_IMODE(found.st_mode) | 0o700, found.st_uid, found.st_gid, None)
 
+    def _whole(self, op: Op, tree: Tree) -> bool:
+        """Have the folder with all that was staged in it; where it doesn't go so, each file goes by itself."""
+        staging = self.staging[op.place]
+        if staging is None or tree.lstat(op.rel) is not None:
+            return False
+        try:
+            staging.rename(op.source, tree, op.rel)
+        except OSError:
+            return False
+        self.came.add((op.place, op.source))
+        return True
+
     def _file(self, op: Op, tree: Tree) -> None:
+        if self.came and (op.place, op.source.rpartition("/")[0]) in self.came:
+            found = tree.lstat(op.rel)
+            if found is None or found.st_size != op.size:
+                self.lost.append(op.path)
+            else:
+                self.tick()
+                self._dressed(op, tree, found)
+            return
         staging = self.staging[op.place]
         if staging is None or ((op.away or op.sides) and staging.lstat(op.source) is None):
             self._placed(op, tree)
@@ -132,7 +154,7 @@ class _Run:
         for ending in op.sides:
             if tree.lstat(op.rel + ending) is not None and not (op.away and self._away(op, tree, ending)):
                 tree.unlink(op.rel + ending)
-        found: os.stat_result | None = None
+        found = None
         try:
             found = staging.move_file(op.source, tree, op.rel)
         except FileNotFoundError:

@@ -47,11 +47,19 @@ Job = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """The bytes of ``entry``, to become ``<staging>/<sha256>``; so many entries use them (0: a bundle)."""
+    """The bytes of ``entry``, to become ``<staging>/<name>``; so many entries use them (0: a bundle).
+
+    ``name`` "" stands for their sha256.
+    """
 
     staging: Path
     entry: Entry
     uses: int = 1
+    name: str = ""
+
+    @property
+    def target(self) -> Path:
+        return self.staging / (self.name or self.entry.sha256)
 
 
 def _inbox(staging: Path) -> Path:
@@ -171,7 +179,7 @@ class _Fetcher:
 
     async def _whole(self, store: Ranged, want: Want) -> bool:
         """Fetch one file, going on from what an earlier start has of it; false where it came wrong."""
-        entry, target = want.entry, want.staging / want.entry.sha256
+        entry, target = want.entry, want.target
         part = target.with_name(f"{target.name}{PART}")
         follower = await self.meter.work(Follower, part, self.meter.tick)
         wrong = False
@@ -224,7 +232,7 @@ class _Fetcher:
                 continue
             if is_content(path, entry.sha256, entry.size, self.meter.tick):
                 os.chmod(path, 0o600)
-                os.replace(path, f"{want.staging}/{entry.sha256}")
+                os.replace(path, want.target)
                 self._done(want)
                 good.append(entry.path)
             else:
@@ -255,7 +263,7 @@ class _Fetcher:
         """The members of one bundle: of a large one that little is wanted of, only the parts that have it."""
         size = self.manifest.bundles[sha]
         packed = wants[0].staging / sha
-        members = [Member(w.entry, w.staging, w.uses) for w in wants]
+        members = [Member(w.entry, w.staging, w.uses, w.name) for w in wants]
         parts = spans(members, size) if isinstance(self.store, Ranged) and not packed.exists() else []
         if parts and isinstance(self.store, Ranged):
             members = await self._parts(self.store, sha, members, parts)

@@ -27,11 +27,12 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A bundled entry whose bytes are to become ``<staging>/<sha256>``, for so many entries."""
+    """A bundled entry whose bytes are to become ``<staging>/<name>`` (their sha256 where it is ""), for so many."""
 
     entry: Entry
     staging: Path
     uses: int
+    name: str = ""
 
     @property
     def frame(self) -> Frame:
@@ -107,7 +108,8 @@ class Unpacker:
         entry = member.entry
         total, head = sha256(), b""
         folder = self._folder(member.staging)
-        fd = os.open(entry.sha256, _NEW, 0o600, dir_fd=folder)
+        name = member.name or entry.sha256
+        fd = os.open(name, _NEW, 0o600, dir_fd=folder)
         try:
             for piece in pieces:
                 total.update(piece)
@@ -126,7 +128,7 @@ class Unpacker:
         if good:
             self.databases[entry.sha256] = head == SQLITE_MAGIC
         else:
-            os.unlink(entry.sha256, dir_fd=folder)
+            os.unlink(name, dir_fd=folder)
             self.bad[entry.path] = "its bundle holds other bytes than were committed"
         return good
 

@@ -155,7 +155,7 @@ def ops(*steps: tuple[str, str, str]) -> list[tuple[str, str]]:
     found = steps_of(*steps)
     plan = Plan((Place("data", "/data", "/data"),), tuple(found))
     sources = {s.entry.path: "staged" for s in found}
-    return [(o.what, o.rel) for o in operations(plan, sources, (), [s.entry.path for s in found])]
+    return [(o.what, o.rel) for o in operations(plan, sources, (), [s.entry.path for s in found], {})]
 
 
 def test_folders_first_then_files_then_links_and_folders_times_last_deepest_first() -> None:
@@ -186,7 +186,7 @@ def test_side_files_that_are_entries_themselves_stay() -> None:
     found = steps_of(("fetch", "x.db", "file"), ("fetch", "x.db-wal", "file"))
     plan = Plan((Place("data", "/data", "/data"),), tuple(found))
     sources = {s.entry.path: "staged" for s in found}
-    made = operations(plan, sources, {"data/x.db"}, {s.entry.path for s in found})
+    made = operations(plan, sources, {"data/x.db"}, {s.entry.path for s in found}, {})
     assert {o.rel: o.sides for o in made} == {"x.db": ("-shm", "-journal"), "x.db-wal": ()}
 
 
