@@ -186,8 +186,9 @@ def _unpacked(wanted: Any, alive: Callable[[], None]) -> Any:
         counts[0] += files
         counts[1] += size
 
+    folders = {staging: Path(staging) for staging in {value[5] for value in values}}
     members = [
-        Member(Entry(path, "file", mode, 0, 0, mtime_ns, size, sha, "", frame), Path(staging), uses, name)
+        Member(Entry(path, "file", mode, 0, 0, mtime_ns, size, sha, "", frame), folders[staging], uses, name)
         for path, mode, mtime_ns, size, sha, staging, uses, name in values
     ]
     try:

@@ -116,6 +116,7 @@ class _Looker:
         self.own = os.path.realpath(own) if own else None
         self.may_chown = os.geteuid() == 0
         self.closed: tuple[str, Step] | None = None
+        self.absent: tuple[int, str] | None = None  # place and path of a folder that isn't there: nothing is in it
 
     def step(self, entry: Entry, implied: bool, n: int, place: Place, tree: Tree | None) -> Step:
         rel = place.rel(entry.path)
@@ -125,6 +126,8 @@ class _Looker:
         here = f"{place.base}/{rel}" if rel else place.base
         if self.own is not None and _reaches(here, self.own):
             return self._close(Step("blocked", entry, n, rel, None, implied))
+        if self.absent is not None and n == self.absent[0] and entry.path.startswith(self.absent[1]):
+            return Step("fetch", entry, n, rel, None, implied)
         row = self.row_of(entry.path)
         known = self.mode == "resume" and row is not None and same_content(row.entry, entry)
         try:
@@ -134,6 +137,8 @@ class _Looker:
                 # The app locked itself out: its doing, and newer than the snapshot.
                 return self._close(Step("newer", entry, n, rel, None, implied, known))
             raise failed("look at", here, error) from error
+        if local is None and entry.kind == "dir" and self.mode != "resume":
+            self.absent = n, entry.path + "/"
         action = decide(entry, local, row, self.mode, self.may_chown, self.image)
         if action == "image" and entry.kind == "dir" and self._has_mains(entry.path):
             action = "conflict"

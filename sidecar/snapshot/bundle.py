@@ -119,7 +119,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-Pieces = Iterator[memoryview]
+Pieces = Iterable[memoryview]
 
 
 def read(bundle: int, frame: Frame, wanted: Mapping[str, Entry]) -> Iterator[tuple[Entry, Pieces]]:
@@ -216,7 +216,13 @@ class _Tar:
         return self.buffer[start : self.at]
 
     def pieces(self, size: int) -> Pieces:
-        """The next ``size`` bytes, as they come. Raises ManifestError where they don't."""
+        """The next ``size`` bytes, as they come, each piece once. Raises ManifestError where they don't."""
+        if 0 < size <= len(self.buffer) - self.at:  # nearly always: a frame is read at once
+            start, self.at = self.at, self.at + size
+            return iter((memoryview(self.buffer)[start : self.at],))
+        return self._pieces(size)
+
+    def _pieces(self, size: int) -> Iterator[memoryview]:
         while size:
             if self.at == len(self.buffer) and not self._more():
                 raise self._bad("it ends too early")
