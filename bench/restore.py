@@ -22,7 +22,7 @@ from tests.hub.server import LocalHub
 
 P = ParamSpec("P")
 
-ROUNDS = 3
+ROUNDS = 5
 TAR = "alice/tar"
 
 
