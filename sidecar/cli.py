@@ -43,13 +43,15 @@ def _json(parser: argparse.ArgumentParser) -> None:
 
 
 def _revision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--revision", metavar="R", help=f"{REV}; the default is head")
+    parser.add_argument("--revision", metavar="R", type=_given, help=f"{REV}; the default is head")
 
 
 def _restore(parser: argparse.ArgumentParser) -> None:
     _revision(parser)
-    parser.add_argument("--path", metavar="P", help="only what lies at or under P: /data/x, or data/x as in the store")
-    parser.add_argument("--to", metavar="DIR", help="lay it out as DIR/<root name>/… and touch nothing else")
+    only = "only what lies at or under P: /data/x, or data/x as in the store"
+    parser.add_argument("--path", metavar="P", type=_given, help=only)
+    apart = "lay it out as DIR/<root name>/… and touch nothing else"
+    parser.add_argument("--to", metavar="DIR", type=_given, help=apart)
     parser.add_argument("--force", action="store_true", help="with --to: also into a folder that is not empty")
     parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done")
     _json(parser)
@@ -67,7 +69,7 @@ def _ls(parser: argparse.ArgumentParser) -> None:
 
 
 def _cat(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", help="/data/x, or data/x as in the store")
+    parser.add_argument("path", metavar="PATH", type=_given, help="/data/x, or data/x as in the store")
     _revision(parser)
 
 
@@ -324,6 +326,13 @@ def parser() -> argparse.ArgumentParser:
         sub = known.add_parser(command.name, description=text, allow_abbrev=False)
         command.fill(sub)
     return top
+
+
+def _given(text: str) -> str:
+    """Not nothing: from an unset variable in a script, the newest of all would be taken for what was asked for."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; is a variable of your script unset?")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -25,7 +25,7 @@ from sidecar.recovery.record import Record
 from sidecar.recovery.restore import confirm_local, read_manifest
 from sidecar.recovery.scratch import sweep
 from sidecar.recovery.terms import Plan, Recovered
-from sidecar.settings import Settings, ensure_state_dir, load
+from sidecar.settings import Settings, ensure_state_dir, load, unsupported
 from sidecar.snapshot import machine
 from sidecar.snapshot.exclude import own_paths
 from sidecar.snapshot.index import Index
@@ -121,12 +121,8 @@ def keep_scratch(state_dir: Path) -> None:
 
 def _refuse_what_is_missing(settings: Settings) -> None:
     """A setting that would protect or carry the app, and that this version can't honour, must not be ignored."""
-    missing = [
-        (settings.age_recipient or settings.age_identity, "SIDECAR_AGE_RECIPIENT", "encryption"),
-    ]
-    for value, name, what in missing:
-        if value:
-            raise ConfigError(f"{name}: {what} is not in this version. Unset it, or update space-sidecar")
+    if missing := list(unsupported(settings)):
+        raise ConfigError("\n".join(missing))
 
 
 def _own(settings: Settings) -> tuple[str, ...]:

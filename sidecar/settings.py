@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -95,6 +95,18 @@ def load(
         raise ConfigError("\n".join(problems))
     warnings = tuple(mask(line, reading.secrets) for line in reading.warnings)
     return Settings(**reading.values, warnings=warnings)
+
+
+def unsupported(settings: Settings) -> Iterator[str]:
+    """What is set and understood, and that this version can't do: nobody may take it for done."""
+    store = settings.store
+    if store.kind not in ("hf", "folder"):
+        yield (
+            f"SIDECAR_STORE={store.url}: {store.kind} stores are not in this version. "
+            "Use hf://datasets/OWNER/NAME or file:///dir"
+        )
+    if settings.age_recipient or settings.age_identity:
+        yield "SIDECAR_AGE_RECIPIENT: encryption is not in this version. Unset it, or update space-sidecar"
 
 
 def explain(environ: Mapping[str, str]) -> list[Row]:

@@ -55,6 +55,7 @@ class SyncState:
     revision: str | None = None
     pending: int = 0
     pending_since_mono: float | None = None
+    waits_until_mono: float | None = None  # until then the pace of commits holds back what is pending
     lag_s: float | None = None  # of the last durable sync: first change to durable
     error: str | None = None
     error_since: float | None = None

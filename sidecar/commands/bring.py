@@ -17,6 +17,7 @@ from sidecar.commands.reading import Found, Reader, Unreadable, reading
 from sidecar.errors import EX_FAILED, EX_OK, SidecarError, UsageError
 from sidecar.recovery import image
 from sidecar.recovery.locks import RootLocks
+from sidecar.recovery.plan import at_or_under
 from sidecar.recovery.restore import Damaged, Restored, restore_paths, restore_to
 from sidecar.roots import Root, spell
 from sidecar.settings import ensure_state_dir
@@ -40,6 +41,7 @@ async def _restore(reader: Reader, args: Namespace) -> int:
     try:
         if args.to is None:
             return await _into_roots(reader, args)
+        _say_inside(args.to, reader.settings.roots)
         found, only = await _wanted(reader, args)
         with Bar("restoring") as bar:
             done = await restore_to(
@@ -110,6 +112,13 @@ async def _into_roots(reader: Reader, args: Namespace) -> int:
         log.info(f"the next start goes on from the newest snapshot; SIDECAR_REVISION={found.id} makes it this one")
     _say_undeclared(found, settings.roots)
     return _say(found, done, "", args.json)
+
+
+def _say_inside(dest: str, roots: Sequence[Root]) -> None:
+    real = os.path.realpath(dest)
+    for root in roots:
+        if at_or_under(real, os.path.realpath(root.path)):
+            log.warning(f"{dest!r} lies in root {root.name!r}: the next snapshot takes the copy too")
 
 
 def _say(found: Found, done: Restored, where: str, as_json: bool) -> int:

@@ -11,7 +11,7 @@ from itertools import groupby
 from sidecar import log
 from sidecar.commands import words
 from sidecar.errors import EX_CONFIG, EX_OK
-from sidecar.settings import Row, explain
+from sidecar.settings import Row, explain, load, unsupported
 
 
 def config(args: Namespace) -> int:
@@ -25,6 +25,8 @@ def config(args: Namespace) -> int:
             for row in members:
                 _show(row)
     errors = [row.error for row in rows if row.error]
+    if not errors:
+        errors = list(unsupported(load(os.environ, need_paths=False)))
     for error in errors:
         log.error(error)
     return EX_CONFIG if errors else EX_OK

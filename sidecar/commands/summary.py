@@ -91,6 +91,8 @@ def _pending(sync: dict[str, Any]) -> str:
     if _number(sync.get("paced")):
         counts.append(f"{sync['paced']:,} large databases wait for their turn")
     first = f"{pending:,.0f} changes wait, the first for {lag or 0:.1f} s" if pending else "nothing"
+    if pending and (waits := _number(sync.get("waits_s"))) is not None:
+        first += f"; the pace of commits lets them go in {waits:.0f} s"
     return ", ".join([first, *counts]) + f" (watching by {_text(sync.get('watcher'))})"
 
 

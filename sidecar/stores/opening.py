@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sidecar.errors import ConfigError
-from sidecar.settings import Settings
+from sidecar.settings import Settings, unsupported
 from sidecar.stores.base import Store
 
 
@@ -31,7 +31,4 @@ def open_store(settings: Settings) -> Store:
             url=spec.url,
             cache_dir=Path(settings.state_dir) / "hf",
         )
-    raise ConfigError(
-        f"SIDECAR_STORE={spec.url}: {spec.kind} stores are not in this version. "
-        "Use hf://datasets/OWNER/NAME or file:///dir"
-    )
+    raise ConfigError(next(unsupported(settings)))

@@ -19,7 +19,10 @@ QUIET_S = 60.0
 """At most one line in this long while all is well."""
 
 REMIND_S = 600.0
-"""How often an outage that goes on is said again."""
+"""How often an outage that goes on is said again, and that the pace of commits holds changes back."""
+
+PACED_S = 10.0
+"""A shorter wait for the pace is not worth a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Bulletin:
     def __init__(self, state: State) -> None:
         self.state = state
         self._last_log = float("-inf")
-        self._last_warning = float("-inf")
+        self._last_warning = self._last_paced = float("-inf")
         self._suppressed = 0
 
     def durable(
@@ -99,6 +102,17 @@ class Bulletin:
         sync = self.state.sync
         sync.pending = pending
         sync.pending_since_mono = (sync.pending_since_mono or first) if pending else None
+
+    def waits(self, until: float | None) -> None:
+        """The pace of commits holds back what is pending, until the monotonic time ``until``; None: nothing does."""
+        now, sync = time.monotonic(), self.state.sync
+        sync.waits_until_mono = until
+        if until is not None and until - now >= PACED_S and now - self._last_paced >= REMIND_S:
+            self._last_paced = now
+            log.info(
+                f"changes wait {until - now:.0f} s for the next snapshot: SIDECAR_COMMITS_PER_HOUR="
+                f"{self.state.commits_per_hour} are spread over the hour. A checkpoint goes at once"
+            )
 
     def held(self, survey: Survey, before: Collection[str]) -> None:
         """Which roots' mass deletions are held back now; ``before`` are those of the last look."""

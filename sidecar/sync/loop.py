@@ -79,7 +79,12 @@ def _take_up(engine: Engine, now: float) -> None:
 def _due(engine: Engine, now: float) -> float | None:
     """When the next automatic snapshot goes; None where nothing has changed."""
     at = engine.dirty.due(engine.options.quiet_s, engine.options.max_delay_s)
-    return None if at is None else max(at, engine.not_before, engine.budget.automatic_at(now))
+    if at is None:
+        engine.bulletin.waits(None)
+        return None
+    free = engine.budget.automatic_at(now)
+    engine.bulletin.waits(free if free > max(at, engine.not_before, now) else None)
+    return max(at, engine.not_before, free)
 
 
 def _alone(engine: Engine, now: float) -> float | None:

@@ -143,6 +143,7 @@ def _sync(state: State, now_mono: float, names: bool) -> dict[str, Any]:
         "revision": sync.revision,
         "pending": sync.pending,
         "lag_s": lag_s(state, now_mono),
+        "waits_s": _waits_s(state, now_mono),
         "error": _error(state, names),
         "error_since": rfc3339(sync.error_since),
         "last_lag_s": sync.lag_s,
@@ -155,6 +156,12 @@ def _sync(state: State, now_mono: float, names: bool) -> dict[str, Any]:
     if names:
         body["files"] = sync.files
     return body
+
+
+def _waits_s(state: State, now_mono: float) -> float | None:
+    """For how long the pace of commits holds back what is pending; None where it doesn't."""
+    until = state.sync.waits_until_mono
+    return None if until is None or until <= now_mono else round(until - now_mono, 1)
 
 
 def _drill(record: dict[str, Any] | None, names: bool) -> dict[str, Any] | None:

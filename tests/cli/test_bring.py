@@ -56,6 +56,22 @@ def test_to_refuses_a_folder_that_is_not_empty_unless_forced(desk: Desk, shelf: 
     assert (tmp_path / "out/mine").read_text() == "m"
 
 
+def test_to_inside_of_a_root_says_that_the_copy_is_kept_too(desk: Desk, shelf: Kept) -> None:
+    answer = desk("restore", "--to", shelf.root / "old", "--revision", "1.1")
+    assert answer.code == 0
+    assert "lies in root 'data': the next snapshot takes the copy too" in answer.err
+
+
+@pytest.mark.parametrize("option", ["--revision", "--path", "--to"])
+def test_an_option_that_is_empty_is_a_mistake(desk: Desk, shelf: Kept, option: str) -> None:
+    """`--revision "$OLD"` with OLD unset must not bring the newest."""
+    before = picture(shelf.root)
+    answer = desk("restore", option, "")
+    assert answer.code == 2
+    assert "is a variable of your script unset?" in answer.err
+    assert picture(shelf.root) == before
+
+
 def test_force_without_to_is_a_mistake(desk: Desk, shelf: Kept) -> None:
     assert desk("restore", "--force").code == 2
 

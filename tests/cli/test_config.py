@@ -44,3 +44,11 @@ def test_mistakes_are_all_told_and_exit_with_78(desk: Desk) -> None:
 def test_a_value_cannot_draw_on_the_terminal(desk: Desk) -> None:
     desk.set(SIDECAR_EXCLUDE="a\n\x1b[2Jb")
     assert b"\x1b" not in desk("config").raw
+
+
+def test_what_run_would_refuse_is_no_good_configuration(desk: Desk) -> None:
+    desk.set(SIDECAR_STORE="git+https://example.com/x.git")
+    answer = desk("config")
+    assert answer.code == 78
+    assert "git stores are not in this version" in answer.err
+    assert "SIDECAR_STORE = git+https://example.com/x.git" in answer.out

@@ -65,6 +65,14 @@ def test_trouble_is_in_the_summary() -> None:
     assert "nothing by this one yet" in shown
 
 
+def test_changes_that_the_pace_holds_back_say_how_long() -> None:
+    body = running()
+    body["sync"] |= {"pending": 4, "lag_s": 61.0, "waits_s": 52.4}
+    assert "4 changes wait, the first for 61.0 s; the pace of commits lets them go in 52 s" in "\n".join(lines(body))
+    body["sync"] |= {"pending": 0}
+    assert "the pace" not in "\n".join(lines(body))
+
+
 def test_a_restore_under_way_shows_how_far_it_is() -> None:
     body = running() | {"phase": "restoring", "recovery": None}
     body["restore"] = {"files_done": 3, "files_total": 9, "bytes_done": 1_500_000, "bytes_total": 4_000_000}

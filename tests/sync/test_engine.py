@@ -512,6 +512,32 @@ def test_a_checkpoint_over_the_ceiling_says_when_to_come_again(base: Path) -> No
     live(base, scenario, ceiling=120)
 
 
+def test_what_the_pace_holds_back_is_told_and_goes_with_a_checkpoint(
+    base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("sidecar"), "propagate", True)
+
+    async def scenario(life: Life) -> None:
+        life.engine.budget.per_hour = 12
+        life.state.commits_per_hour = 12
+        async with life.running() as engine:
+            assert life.state.sync.waits_until_mono is None
+            for _ in range(12):
+                engine.budget.note(time.monotonic() - 1800, automatic=True)
+            life.fill("late")
+            await until(lambda: life.state.sync.waits_until_mono is not None)
+            assert life.state.sync.waits_until_mono is not None
+            assert life.state.sync.waits_until_mono - time.monotonic() == pytest.approx(1800, abs=30)
+            assert (await engine.checkpoint()).ok
+            await until(lambda: life.state.sync.waits_until_mono is None)
+
+    with caplog.at_level(logging.INFO, "sidecar"):
+        live(base, scenario, quiet_s=0.05, max_delay_s=0.2)
+    said = [r.getMessage() for r in caplog.records if "SIDECAR_COMMITS_PER_HOUR=12" in r.getMessage()]
+    assert len(said) == 1, "not at each look"
+    assert "A checkpoint goes at once" in said[0]
+
+
 # Names that a store refuses
 
 

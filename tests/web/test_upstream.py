@@ -58,8 +58,9 @@ class App:
                 sock, _ = self._listener.accept()
                 sock.settimeout(10)
                 self._open.append(sock)
-                threading.Thread(target=self._play, args=(self.connections, sock), daemon=True).start()
-                self.connections += 1
+                number = self.connections
+                self.connections += 1  # before it plays: whoever has its answer may look at once
+                threading.Thread(target=self._play, args=(number, sock), daemon=True).start()
 
     def _play(self, number: int, sock: socket.socket) -> None:
         with contextlib.suppress(OSError), sock:

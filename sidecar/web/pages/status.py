@@ -147,6 +147,8 @@ def _now(body: dict[str, Any], now: float) -> list[tuple[str, Any, Any]]:
     commits = body["commits"]
     pending = "nothing" if not sync["pending"] else say.plural(sync["pending"], "change")
     late = f"the oldest for {say.seconds(sync['lag_s'])}" if sync["pending"] else None
+    if late and sync["waits_s"]:
+        late += f"; the pace of commits lets them go in {say.seconds(sync['waits_s'])}"
     took = f"{say.seconds(sync['last_lag_s'])} after the change" if sync["last_lag_s"] is not None else ""
     bound = "" if commits["per_hour"] is None else f" of {commits['per_hour']:,}"
     total = f"; {commits['total']:,} in all" if commits["total"] is not None else ""
