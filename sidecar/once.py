@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import time
 from dataclasses import replace
@@ -22,6 +23,9 @@ from sidecar.sync import history
 from sidecar.sync.history import Retention
 
 PATIENCE_S = 3600.0
+
+HELD = "held by hand"
+"""The index's note of what the last sync of ours held back."""
 
 
 def sync_once(forget: str = "") -> dict[str, Any]:
@@ -48,16 +52,39 @@ async def _sync(here: Session, forget: str) -> dict[str, Any]:
         if recovered.tenure is None:
             raise Denied(f"{here.store.url} can't be written: {recovered.why_unleased}. Nothing was written")
         engine = await session.engine(here, session.base_of(recovered), recovered.tenure, recovered.access.now)
+        now = time.time()
+        since, seen = await asyncio.to_thread(_seen_before, here, now)
+        engine.seen_by_hand = seen if now - since >= here.settings.rescan_s else {}
         if recovered.origin.readme:
             engine.rides.files["README.md"] = report.readme(here.settings.identity, here.settings.store.url)
         result = await engine.final(time.monotonic() + PATIENCE_S, forget=forget)
         if not result.ok:
             await start.claimant.give_back()
             raise TryLater(f"nothing was committed: {result.error}")
+        held = dict(result.held)
+        note = {"since": since if held == seen else now, "snapshot": result.snapshot, "held": held}
+        await asyncio.to_thread(here.index.set_note, HELD, json.dumps(note) if held else None)
         return {"snapshot": result.snapshot, "revision": result.revision, "changed": result.changed}
     finally:
         with contextlib.suppress(StoreError, TimeoutError):
             await asyncio.wait_for(here.store.close(), 5)
+
+
+def _seen_before(here: Session, now: float) -> tuple[float, dict[str, int]]:
+    """Since when mass deletions are held back (seconds since the epoch), and how many files of which roots.
+
+    As an agent's rescan does, a later sync by hand confirms it, `SIDECAR_RESCAN` after the first one that saw it, where
+    nothing but such syncs has committed since: whoever else did may have had the files back.
+    """
+    known = here.index.known()
+    try:
+        note = json.loads(here.index.note(HELD) or "{}")
+        since, held = float(note["since"]), {str(root): int(files) for root, files in note["held"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return now, {}
+    if known is None or note.get("snapshot") != str(known.snapshot) or since > now:
+        return now, {}
+    return since, held
 
 
 def prune_once(keep_last: int | None, keep_within_s: float | None) -> dict[str, Any]:

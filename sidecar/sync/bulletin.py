@@ -119,7 +119,8 @@ class Bulletin:
         for name in set(survey.held) - set(before):
             log.warning(
                 f"{survey.held[name]:,} entries of root {name!r} are gone at once: that looks like a fault, so the"
-                " store keeps them until the next rescan sees it again, or a checkpoint confirms it"
+                " store keeps them until the next rescan (without an agent: a later `sidecar sync`) sees it again, or a"
+                " checkpoint confirms it"
             )
         if survey.held:
             names = ", ".join(sorted(survey.held))

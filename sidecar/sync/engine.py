@@ -70,6 +70,8 @@ class Engine:
         self.dirty = Dirty(options.roots, wake)
         self.watcher = Watcher([r.path for r in options.roots], self.dirty.hints, self._ignored)
         self.confirming: dict[str, int] = {}
+        self.seen_by_hand: Mapping[str, int] = {}
+        """Mass deletions that a `sidecar sync` without an agent has seen before, and may confirm."""
         """What was held when the rescan came that may confirm it."""
         self.not_before = 0.0
         """When an automatic snapshot may be tried again after failures (monotonic)."""
@@ -168,7 +170,7 @@ class Engine:
         return Look(
             hints,
             # Not just any look at everything: a sync that is tried again looks anew within a second.
-            confirm_held=self.confirming if full and why == "automatic" else {},
+            confirm_held=self.confirming if full and why == "automatic" else self.seen_by_hand,
             confirm_present=why == "checkpoint" and self.state.main_state == "running",
             reassert=self.snapshotter.reassert,
             still=why == "final",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidecar.once import HELD
+from sidecar.snapshot.index import Index
 from tests.cli.conftest import Kept
 from tests.cli.desk import Desk
 from tests.cli.fake import Script, agent, handler
@@ -123,6 +128,70 @@ def test_sync_without_an_agent_commits_by_itself(desk: Desk, world: Kept) -> Non
     assert desk("cat", "data/a.txt").out == "three"
     assert desk("sync", "--dry-run").out == ""
     assert desk("diff", "1.2").lines == ["~ data/a.txt  (8 B -> 5 B)", "- data/new  (4 B)"]
+
+
+def crowd(folder: Path, names: range) -> None:
+    for n in names:
+        (folder / str(n)).write_text(f"{n}")
+
+
+def test_a_mass_deletion_without_an_agent_is_confirmed_by_a_later_sync(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by an agent's rescan, `SIDECAR_RESCAN` later; what went since was not seen twice."""
+    data = tmp_path / "data"
+    data.mkdir()
+    crowd(data, range(30))
+    desk.set(SIDECAR_PATHS=f"data={data}", SIDECAR_STORE=f"file://{tmp_path}/store")
+    desk.set(SIDECAR_STATE_DIR=f"{tmp_path}/state", SIDECAR_RESCAN="60s")
+    now = time.time()
+    monkeypatch.setattr("sidecar.once.time.time", lambda: now)
+
+    def kept() -> int:
+        assert desk("sync").code == 0
+        return len(desk("ls", "head", "data").lines) - 1  # the folder itself
+
+    assert kept() == 30
+    for n in range(20):
+        (data / str(n)).unlink()
+    assert kept() == 30
+    now += 59
+    assert kept() == 30, "too soon"
+    (data / "20").unlink()
+    now += 2
+    assert kept() == 30, "one more went since"
+    now += 59
+    assert kept() == 30, "that was seen 59 s ago for the first time"
+    now += 2
+    assert kept() == 9
+    crowd(data, range(30))
+    assert kept() == 30
+    for n in range(20):
+        (data / str(n)).unlink()
+    now += 3600
+    assert kept() == 30, "another one, which nobody has seen before"
+
+
+def test_what_another_has_committed_since_makes_a_mass_deletion_a_new_one(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    crowd(data, range(30))
+    desk.set(SIDECAR_PATHS=f"data={data}", SIDECAR_STORE=f"file://{tmp_path}/store")
+    desk.set(SIDECAR_STATE_DIR=f"{tmp_path}/state", SIDECAR_RESCAN="60s")
+    now = time.time()
+    monkeypatch.setattr("sidecar.once.time.time", lambda: now)
+    assert desk("sync").code == 0
+    for n in range(20):
+        (data / str(n)).unlink()
+    assert desk("sync").code == 0
+    with closing(Index(tmp_path / "state/index.db")) as index:
+        note = json.loads(index.note(HELD) or "")
+        index.set_note(HELD, json.dumps({**note, "snapshot": "1.1"}))
+    now += 61
+    assert desk("sync").code == 0
+    assert len(desk("ls", "head", "data").lines) == 31
 
 
 def test_sync_makes_the_first_snapshot(desk: Desk, tmp_path: Path) -> None:
