@@ -12,7 +12,8 @@ from sidecar.recovery.report import check_roots, say
 from sidecar.recovery.restore import Restored
 from sidecar.recovery.terms import Recovered
 from sidecar.roots import Root
-from sidecar.state import State
+from sidecar.snapshot.manifest import Entry, Manifest, RootRecord, SnapshotId
+from sidecar.state import RootState, State
 from sidecar.stores.base import Access
 
 
@@ -29,6 +30,25 @@ def test_a_link_that_leads_nowhere_yet_is_judged_by_its_target(
     assert ("root-unwritable" in state.notes) is not good
     assert ("can't be written" in said) is not good
     assert good or f"mkdir -p {tmp_path / target}" in said
+
+
+def test_the_status_knows_what_came_back_before_a_sync_has_looked() -> None:
+    state = State("i", "0", "local", "file:///x", persistent=True)
+    state.roots = {name: RootState(name) for name in ("data", "conf", "new")}
+    records = (RootRecord("data", "/data"), RootRecord("conf", "/conf", "file"), RootRecord("other", "/other"))
+    found = [
+        Entry("data", "dir", 0o755, 0, 0, 0),
+        *(Entry(f"data/{n}", "file", 0o644, 0, 0, 0, 100 + n, "a" * 64) for n in range(3)),
+        Entry("data/link", "symlink", 0o777, 0, 0, 0, target="0"),
+        Entry("conf", "file", 0o644, 0, 0, 0, 7, "b" * 64),
+        Entry("other/x", "file", 0o644, 0, 0, 0, 7, "b" * 64),
+    ]
+    manifest = Manifest(SnapshotId(1, 2), None, "s", 0.0, "i", "0", records, {e.path: e for e in found})
+    back = Recovered("r2", Origin("r2", manifest, "r2"), None, None, Restored(), Access(True, True))
+    for _ in range(2):
+        say(back, [], state, Record("i"))
+    roots = {r.name: (r.state, r.files, r.bytes) for r in state.roots.values()}
+    assert roots == {"data": ("restored", 4, 303), "conf": ("restored", 1, 7), "new": ("unknown", 0, 0)}
 
 
 @pytest.mark.parametrize("spent", ["1.1", None])
