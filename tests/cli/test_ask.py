@@ -135,16 +135,22 @@ def crowd(folder: Path, names: range) -> None:
         (folder / str(n)).write_text(f"{n}")
 
 
-def test_a_mass_deletion_without_an_agent_is_confirmed_by_a_later_sync(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As by an agent's rescan, `SIDECAR_RESCAN` later; what went since was not seen twice."""
+@pytest.fixture
+def crowded(desk: Desk, tmp_path: Path) -> Path:
+    """A root of 30 files, of which nothing was kept yet."""
     data = tmp_path / "data"
     data.mkdir()
     crowd(data, range(30))
     desk.set(SIDECAR_PATHS=f"data={data}", SIDECAR_STORE=f"file://{tmp_path}/store")
     desk.set(SIDECAR_STATE_DIR=f"{tmp_path}/state", SIDECAR_RESCAN="60s")
-    now = time.time()
+    return data
+
+
+def test_a_mass_deletion_without_an_agent_is_confirmed_by_a_later_sync(
+    desk: Desk, crowded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by an agent's rescan, `SIDECAR_RESCAN` later; what went since was not seen twice."""
+    data, now = crowded, time.time()
     monkeypatch.setattr("sidecar.once.time.time", lambda: now)
 
     def kept() -> int:
@@ -173,14 +179,9 @@ def test_a_mass_deletion_without_an_agent_is_confirmed_by_a_later_sync(
 
 
 def test_what_another_has_committed_since_makes_a_mass_deletion_a_new_one(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, crowded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    crowd(data, range(30))
-    desk.set(SIDECAR_PATHS=f"data={data}", SIDECAR_STORE=f"file://{tmp_path}/store")
-    desk.set(SIDECAR_STATE_DIR=f"{tmp_path}/state", SIDECAR_RESCAN="60s")
-    now = time.time()
+    data, now = crowded, time.time()
     monkeypatch.setattr("sidecar.once.time.time", lambda: now)
     assert desk("sync").code == 0
     for n in range(20):
