@@ -91,7 +91,7 @@ async def fetch(
     jobs += [partial(fetcher.bundle, sha, members) for sha, members in bundled.items()]
     jobs += [partial(fetcher.batch, batch) for batch in _batches(plain)]
     try:
-        if worth(sum(len(members) for members in bundled.values())):
+        if worth(sum(len(members) for sha, members in bundled.items() if fetcher.small(sha, len(members)))):
             fetcher.helper = await meter.work(Helper)
         await _all(jobs)
     except asyncio.CancelledError:
@@ -259,6 +259,10 @@ class _Fetcher:
 
     # What lies in bundles
 
+    def small(self, sha: str, members: int) -> bool:
+        """Whether so many members of a bundle are small ones, which are better unpacked one after the other."""
+        return self.manifest.bundles[sha] < SMALL * members
+
     async def bundle(self, sha: str, wants: list[Want]) -> None:
         """The members of one bundle: of a large one that little is wanted of, only the parts that have it."""
         size = self.manifest.bundles[sha]
@@ -278,7 +282,7 @@ class _Fetcher:
             raise Damaged(error.path, self.snapshot, f"{error.why} ({inside})") from None
         try:
             # The bundle's own bytes are right: what is wrong was committed so.
-            small = size < SMALL * len(members)
+            small = self.small(sha, len(members))
             async with self._alone if small else nullcontext():
                 bad = await self.meter.work(self._unpack, packed, members, self.helper if small else None)
             for path, why in bad.items():
