@@ -6,11 +6,14 @@ to staging behind our back: what it was given is waited for, and it ends with us
 
 from __future__ import annotations
 
+import ctypes
 import marshal
 import os
 import select
+import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,7 +36,11 @@ PIPE = 1 << 18
 MOST_BYTES = PIPE // AHEAD - 4
 """Of a request: all that are under way fit into a pipe, so that writing one never waits for it."""
 
+PATIENCE_S = 30.0
+"""For how long it may say nothing: a frame takes it a hundredth of a second. Then we do its part."""
+
 _WAIT_S = 0.2
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _ROOM = Path(__file__).resolve().parents[2]
 _BOOT = "import os, sys; sys.path[:] = sys.argv[1].split(os.pathsep); "
 _BOOT += "from sidecar.recovery import helper; helper.main()"
@@ -51,9 +58,10 @@ class Helper:
         self._process: subprocess.Popen[bytes] | None = None
         self._ready, self._buffer = False, b""
         self._given: deque[tuple[Frame, list[Member]]] = deque()
+        self._heard = time.monotonic()
         with suppress(OSError):  # no memory, or no more processes: then we do it all
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, path],
+                [sys.executable or "python3", "-I", "-S", "-c", _BOOT, path, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -91,6 +99,8 @@ class Helper:
             request = _packed(packed, *todo[-1])
             if len(request) > MOST_BYTES:
                 return
+            if not self._given:
+                self._heard = time.monotonic()
             self._given.append(todo.pop())
             try:
                 self._send(request)
@@ -102,6 +112,8 @@ class Helper:
         while self.busy:
             check()
             self._hear(_WAIT_S, todo, into)
+            if self.busy and time.monotonic() - self._heard > PATIENCE_S:
+                self._lost(todo)
 
     def _send(self, data: bytes) -> None:
         assert self._process is not None
@@ -112,10 +124,11 @@ class Helper:
 
     def _hear(self, seconds: float, todo: Groups, into: Unpacker) -> None:
         while self._process is not None and self._process.stdout is not None:
-            fd = self._process.stdout.fileno()
-            if not select.select([fd], [], [], seconds)[0]:
+            fd, poll = self._process.stdout.fileno(), select.poll()
+            poll.register(fd, select.POLLIN)
+            if not poll.poll(round(seconds * 1000)):
                 return
-            data = os.read(fd, 1 << 16)
+            data, self._heard = os.read(fd, 1 << 16), time.monotonic()
             if not data:
                 self._lost(todo)
                 return
@@ -161,7 +174,11 @@ def _packed(packed: Path, frame: Frame, members: list[Member]) -> bytes:
 
 def main() -> None:
     """The process itself: reads frames to unpack from its stdin until that ends."""
-    parent = os.getppid()
+    parent = int(sys.argv[2])
+    # Else it might write on where the next attempt has begun: at the latest when the kernel lets it run again.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
     source, sink = sys.stdin.buffer, sys.stdout.buffer
 
     def alive() -> None:

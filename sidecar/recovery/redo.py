@@ -58,6 +58,9 @@ def apply(journal: Journal, tick: Tick) -> Applied:
     with ExitStack() as stack:
         run = _Run(journal, stack, tick)
         for op in journal.ops:
+            if op.what == "file" and "/" in op.source:
+                run.inside.setdefault((op.place, op.source.partition("/")[0]), []).append(op)
+        for op in journal.ops:
             try:
                 run.one(op)
             except OSError as error:
@@ -79,7 +82,9 @@ class _Run:
         self.trees: dict[int, Tree | None] = {}
         self.staging: dict[int, Tree | None] = {}
         self.moved: Tree | None = None
-        self.came: set[tuple[int, str]] = set()  # folders that were staged as a whole, by place and name there
+        # Of folders that were staged as a whole, by place and name there: their files, and which have come.
+        self.inside: dict[tuple[int, str], list[Op]] = {}
+        self.came: set[tuple[int, str]] = set()
         self.stats: dict[str, Stat] = {}
         self.lost: list[str] = []
         self.blocked: list[str] = []
@@ -125,25 +130,34 @@ class _Run:
             tree.dress(op.rel, st.S_IMODE(found.st_mode) | 0o700, found.st_uid, found.st_gid, None)
 
     def _whole(self, op: Op, tree: Tree) -> bool:
-        """Have the folder with all that was staged in it; where it doesn't go so, each file goes by itself."""
-        staging = self.staging[op.place]
-        if staging is None or tree.lstat(op.rel) is not None:
+        """Have the folder with all that was staged in it; where it doesn't go so, each file goes by itself.
+
+        Its files are as they are to be before it goes: what somebody writes to them from then on is newer.
+        """
+        staging, files = self.staging[op.place], self.inside.get((op.place, op.source), [])
+        if staging is None or tree.lstat(op.rel) is not None or tree.shapes(op.rel) or staging.shapes(op.source):
             return False
+        seen: dict[str, Stat] = {}
+        for file in files:
+            self.tick()
+            found = staging.lstat(file.source)
+            if found is None or not st.S_ISREG(found.st_mode) or found.st_size != file.size:
+                return False
+            if not _is_dressed(file, found):
+                staging.dress(file.source, file.mode, file.uid, file.gid, file.mtime_ns)
+                found = staging.lstat(file.source)
+            if found is not None:
+                seen[file.path] = Stat.of(found)
         try:
             staging.rename(op.source, tree, op.rel)
         except OSError:
             return False
+        self.stats.update(seen)
         self.came.add((op.place, op.source))
         return True
 
     def _file(self, op: Op, tree: Tree) -> None:
         if self.came and (op.place, op.source.rpartition("/")[0]) in self.came:
-            found = tree.lstat(op.rel)
-            if found is None or found.st_size != op.size:
-                self.lost.append(op.path)
-            else:
-                self.tick()
-                self._dressed(op, tree, found)
             return
         staging = self.staging[op.place]
         if staging is None or ((op.away or op.sides) and staging.lstat(op.source) is None):
@@ -180,11 +194,7 @@ class _Run:
 
     def _dressed(self, op: Op, tree: Tree, found: os.stat_result | None) -> None:
         """Most were dressed in staging, as ``found`` shows: there is nothing left to do for those."""
-        if (
-            found is not None
-            and found.st_mtime_ns == op.mtime_ns
-            and (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (op.mode, op.uid, op.gid)
-        ):
+        if found is not None and _is_dressed(op, found):
             self.stats[op.path] = Stat.of(found)
         else:
             tree.dress(op.rel, op.mode, op.uid, op.gid, op.mtime_ns)
@@ -307,6 +317,13 @@ class _Run:
             if self.moved.lstat(f"{new}~{number}") is None:
                 return f"{new}~{number}"
         raise RestoreFailed(f"{self.journal.conflicts!r} has a thousand copies of {new!r}: look at them, remove some")
+
+
+def _is_dressed(op: Op, found: os.stat_result) -> bool:
+    return found.st_mtime_ns == op.mtime_ns and (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (
+        *(op.mode, op.uid),
+        op.gid,
+    )
 
 
 def clear(place: Place) -> None:

@@ -107,6 +107,16 @@ class Tree:
             os.fstat(fd).st_uid == os.geteuid() and not os.fstatvfs(fd).f_flag & os.ST_RDONLY
         )
 
+    def shapes(self, rel: str) -> bool:
+        """Whether the folder that ``rel`` lies in gives what is made in it a group, or rights, of its own."""
+        fd = self.at(rel)[0]
+        if os.fstat(fd).st_mode & st.S_ISGID:
+            return True
+        try:
+            return bool(os.getxattr(f"/proc/self/fd/{fd}", "system.posix_acl_default"))
+        except OSError:  # none, or a filesystem that has no such thing
+            return False
+
     def mount_point(self, rel: str) -> bool:
         """Whether the folder ``rel`` is another filesystem's; a bind mount of the same one can't be told."""
         here, above = self.lstat(rel), self.lstat(rel.rpartition("/")[0])

@@ -22,7 +22,7 @@ LEAST = 1024 * 1024
 """A bundle below this size is fetched whole."""
 
 _HEAD = len(SQLITE_MAGIC)
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Unpacker:
         total, head = sha256(), b""
         folder = self._folder(member.staging)
         name = member.name or entry.sha256
-        fd = os.open(name, _NEW, 0o600, dir_fd=folder)
+        fd = _new(name, folder)
         try:
             for piece in pieces:
                 total.update(piece)
@@ -137,6 +137,14 @@ class Unpacker:
         if (fd := self._folders.get(staging)) is None:
             fd = self._folders[staging] = os.open(staging, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         return fd
+
+
+def _new(name: str, folder: int) -> int:
+    try:
+        return os.open(name, _NEW, 0o600, dir_fd=folder)
+    except FileExistsError:  # half of it, of whoever was at it before; its mode may be one that nobody writes to
+        os.unlink(name, dir_fd=folder)
+        return os.open(name, _NEW, 0o600, dir_fd=folder)
 
 
 def _dress(fd: int, entry: Entry) -> None:

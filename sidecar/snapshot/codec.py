@@ -275,7 +275,7 @@ def finish(draft: Draft, fetch: Callable[[Shard], bytes]) -> Manifest:
         snapshot=SnapshotId.parse(whole.get("snapshot", "")),
         parent=parent,
         space=text(whole, "space"),
-        at=float(at) if isinstance(at, (int, float)) and not isinstance(at, bool) else 0.0,
+        at=round(float(at), 3) if isinstance(at, (int, float)) and not isinstance(at, bool) else 0.0,  # as written
         instance=text(whole, "instance"),
         version=text(whole, "version"),
         roots=roots,

@@ -141,6 +141,8 @@ def headers(token: str | None) -> dict[str, str]:
     hub = importlib.import_module("huggingface_hub").__version__
     python = ".".join(map(str, sys.version_info[:3]))
     agent = {"user-agent": f"space-sidecar/{sidecar.__version__}; hf_hub/{hub}; python/{python}"}
+    if origin := os.environ.get("HF_HUB_USER_AGENT_ORIGIN"):
+        agent["user-agent"] += f"; origin/{origin}"
     return {**agent, "authorization": f"Bearer {token}"} if token else agent
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait, decide, decode, encode
 from sidecar.recovery.turns import Left, Waiting, goes_on, lets_go, reclaims
 from sidecar.snapshot.manifest import ASKS, HANDS, SnapshotId, title
-from sidecar.sync.rights import weigh
+from sidecar.sync.rights import about_the_lease, weigh
 
 WAIT_S = 30.0
 PATIENCE_S = 60.0
@@ -311,8 +311,9 @@ class Container:
             return "requested" if self.requested else "mine"
         verdict = self.tenure.judge(head.lease)
         since = self.store.since(self.head)
-        same = since is None and head.stands == self.snapshot
         titles = [c.title for c in self.store.main] if since is None else since
+        alone = sum(not about_the_lease(words) for words in titles) == 1  # Line._same
+        same = since is None and head.stands == self.snapshot and alone
         footing = weigh(verdict, self.tenure.epoch, titles, gone=since is None, same=same)
         if footing == "fenced":
             return "fenced"

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
+import signal
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -232,3 +236,67 @@ def test_damage_in_its_part_is_damage(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(Damaged, match=f"{FILES - 1}.*other bytes than were committed"):
         world.restore(*lost_disk(world, lie)[0])
     assert Watched.last._process is None
+
+
+def test_what_is_half_there_gives_way_to_a_new_file(tmp_path: Path) -> None:
+    """It may have a mode by now that its owner may not write to."""
+    packed, wanted = members(tmp_path, 3)
+    other = tmp_path / "other"
+    other.write_text("not ours to write")
+    os.link(other, tmp_path / "staged" / wanted[0].entry.sha256)
+    with Unpacker(packed, lambda *_: None, lambda: None) as into:
+        for each in groups(wanted):
+            into.frame(*each)
+    assert into.bad == {}
+    assert other.read_text() == "not ours to write"
+
+
+def test_one_that_is_stuck_is_not_waited_for_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helpers, "PATIENCE_S", 0.3)
+    packed, wanted = members(tmp_path)
+    helper = Helper()
+    wait_ready(helper)
+    assert helper._process is not None
+    os.kill(helper._process.pid, signal.SIGSTOP)
+    todo, began = deque(groups(wanted)), time.monotonic()
+    with Unpacker(packed, lambda *_: None, lambda: None) as into, helper:
+        helper.take(packed, todo, into)
+        assert helper.busy
+        helper.wait(todo, into, lambda: None)
+    assert time.monotonic() - began < 5
+    assert helper._process is None
+    assert len(todo) == len(groups(wanted)), "all of it is ours again"
+
+
+def test_it_needs_no_low_descriptors(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("this machine allows too few")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    many = [os.dup(0) for _ in range(1100)]
+    try:
+        helper = Helper()
+        wait_ready(helper)
+        helper.end()
+    finally:
+        for fd in many:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_it_never_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
+    """Also where it was stalled when that happened: the next attempt has staging to itself."""
+    script = "from tests.recovery.test_helper import *; h = Helper(); wait_ready(h); print(h._process.pid, flush=True)"
+    parent = subprocess.Popen([sys.executable, "-c", f"{script}; time.sleep(60)"], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    os.kill(pid, signal.SIGSTOP)
+    parent.kill()
+    parent.wait(10)
+    parent.stdout.close()
+    until = time.monotonic() + 10
+    while (
+        Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    ):
+        assert time.monotonic() < until
+        time.sleep(0.01)

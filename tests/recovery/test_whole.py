@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+import struct
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sidecar.recovery import redo
 from sidecar.recovery.journal import finish_journal
 from sidecar.recovery.plan import WHOLE, Op, Step, staged, wholes
 from sidecar.recovery.tree import Tree
+from sidecar.snapshot.index import Stat
 from sidecar.snapshot.manifest import Entry, Manifest
 from sidecar.stores.base import Store
 from tests.recovery.world import World, Wrapped, fill, picture
@@ -106,6 +108,66 @@ def test_a_folder_that_appeared_meanwhile_is_not_replaced(world: World, monkeypa
     world.restore(*snapshot)
     assert (world.root / "new/mains").read_text() == "written just now"
     assert all((world.root / path).read_text() == text for path, text in FILES.items())
+
+
+def on_arrival(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """``act`` happens as soon as the folder ``new`` is in its place."""
+    real = redo._Run._whole
+
+    def whole(self: redo._Run, op: Op, tree: Tree) -> bool:
+        came = real(self, op, tree)
+        if came and op.rel == "new":
+            act()
+        return came
+
+    monkeypatch.setattr(redo._Run, "_whole", whole)
+
+
+def test_what_is_written_as_soon_as_it_is_there_is_newer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sidecar restore` beside a running main: else no sync would ever see that write."""
+    snapshot, _ = lost_disk(world)
+    on_arrival(monkeypatch, lambda: fill(world.root, {"new/1": "FILE 1"}))
+    world.restore(*snapshot)
+    assert (world.root / "new/1").read_text() == "FILE 1"
+    index, found = world.index(), os.stat(world.root / "new/1")
+    row = index.get("data/new/1")
+    index.close()
+    assert row is not None
+    assert row.stat != Stat.of(found)
+    assert found.st_mtime_ns > row.entry.mtime_ns, "its own time stays"
+
+
+def test_what_goes_or_grows_as_soon_as_it_is_there_is_no_failure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot, _ = lost_disk(world)
+
+    def act() -> None:
+        (world.root / "new/1").unlink()
+        fill(world.root, {"new/2": "much more than there was"})
+
+    on_arrival(monkeypatch, act)
+    assert world.restore(*snapshot).fetched == len(FILES) + 2
+    assert not (world.root / "new/1").exists()
+    assert not list(world.root.glob(".sidecar-*"))
+
+
+@pytest.mark.parametrize("how", ["setgid", "acl"])
+def test_below_a_folder_that_shapes_what_is_made_in_it_they_go_one_by_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A folder that is made in its place has its parent's group, or default rights; one that is moved there hasn't."""
+    snapshot, _ = lost_disk(world)
+    world.root.mkdir()
+    if how == "setgid":
+        world.root.chmod(0o2755)
+    else:
+        access = struct.pack("<IHHIHHIHHI", 2, 1, 7, 2**32 - 1, 4, 5, 2**32 - 1, 32, 5, 2**32 - 1)
+        try:
+            os.setxattr(world.root, "system.posix_acl_default", access)
+        except OSError:
+            pytest.skip("this filesystem has no ACLs")
+    alone = moved(monkeypatch)
+    world.restore(*snapshot)
+    assert len(alone) == len(FILES) + 2
 
 
 class Counting(Wrapped):
