@@ -35,7 +35,7 @@ MOST = 10**17
 """The largest epoch or turn: what follows it is still a snapshot's number."""
 
 State = Literal["held", "requested", "handing_over", "released"]
-Verdict = Literal["mine", "requested", "withdrawn", "fenced", "lost"]
+Verdict = Literal["mine", "requested", "withdrawn", "fenced", "older", "lost"]
 _STATES = ("held", "requested", "handing_over", "released")
 
 
@@ -225,7 +225,8 @@ class Tenure:
 def judge(mine: Lease, raw: bytes | None) -> tuple[Verdict, Lease]:
     """What the lease at the head says to the holder of ``mine``, and how that stands from then on.
 
-    ``lost``: it was deleted or broken by hand, nobody else has it. ``withdrawn``: we hand over, and who asked asks no
+    ``lost``: it was deleted or broken by hand, nobody else has it. ``older``: another has it by an epoch before ours,
+    put back by hand, or claimed after ours was deleted. ``withdrawn``: we hand over, and who asked asks no
     more.
     """
     if raw is None:
@@ -235,7 +236,9 @@ def judge(mine: Lease, raw: bytes | None) -> tuple[Verdict, Lease]:
     except ManifestError as error:
         return ("lost" if error.damage else "fenced"), mine
     if found.instance != mine.instance or found.epoch != mine.epoch:
-        return ("fenced" if found.epoch >= mine.epoch else "lost"), mine
+        if found.epoch >= mine.epoch:
+            return "fenced", mine
+        return ("lost" if found.instance == mine.instance else "older"), mine
     if found.state == "released":
         return "fenced", mine
     turn = max(mine.turn, found.turn)

@@ -14,7 +14,7 @@ class Waiting:
     """How long a silent holder has been waited for, over several looks at the head. Times are the caller's clock's."""
 
     handoff_wait_s: float
-    seen: tuple[str, int, str, int] | None = None
+    seen: tuple[str, int, str, int, str] | None = None
     since: float = 0.0
     first: float = 0.0
     asked: str = ""  # which instance, for people
@@ -25,7 +25,7 @@ class Waiting:
         A hand-over that is renewed starts the clock again, at most ten times over. Another holder was never asked, nor
         is it what we found silent.
         """
-        sight = (holder.instance, holder.epoch, holder.state, holder.turn)
+        sight = (holder.instance, holder.epoch, holder.state, holder.turn, holder.requester)
         if self.seen is None or sight[:2] != self.seen[:2]:
             self.first = self.since = now
         elif sight != self.seen:

@@ -276,7 +276,7 @@ class Line:
         footing = weigh(verdict, epoch, titles, gone=there is None and self.head is not None, same=same)
         if footing == "fenced":
             raise Fenced
-        self.requested, self.lost, self.head = verdict == "requested", verdict == "lost", head
+        self.requested, self.lost, self.head = verdict == "requested", verdict in ("lost", "older"), head
         if footing == "edited":
             raise Edited
         self.ours = head

@@ -303,7 +303,7 @@ class Container:
             self.done(self.unclear)
         self.unclear = None
 
-    def heed(self) -> Literal["mine", "requested", "withdrawn", "fenced", "edited", "lost"]:
+    def heed(self) -> Literal["mine", "requested", "withdrawn", "fenced", "edited", "older", "lost"]:
         """What the head says of us (Line.heed)."""
         assert self.tenure is not None
         head = self.store.head
@@ -317,7 +317,7 @@ class Container:
         footing = weigh(verdict, self.tenure.epoch, titles, gone=since is None, same=same)
         if footing == "fenced":
             return "fenced"
-        self.requested, self.lost, self.head = verdict == "requested", verdict == "lost", head.number
+        self.requested, self.lost, self.head = verdict == "requested", verdict in ("lost", "older"), head.number
         return "edited" if footing == "edited" else verdict
 
     def heeds(self) -> Steps:

@@ -147,7 +147,8 @@ def test_an_epoch_never_falls(found: Lease | None, least: int, silent: bool) -> 
         (encode(lease(epoch=9)), "fenced"),
         (encode(lease("released", epoch=9)), "fenced"),
         (encode(lease(epoch=8)), "fenced"),  # two that took the same epoch: neither may go on blindly
-        (encode(lease(epoch=7)), "lost"),  # an older one was put back by hand
+        (encode(lease(epoch=7)), "older"),  # put back by hand, or claimed after ours was deleted
+        (encode(replace(MINE, epoch=7)), "lost"),  # our own of before
         (None, "lost"),
         (b"broken", "lost"),
         (b'{"format": 2}', "fenced"),  # a newer version's: it knows more than we do

@@ -29,6 +29,9 @@ CLAIM, OURS, LATER = "sidecar: lease 8 claimed by new", "sidecar: snapshot 7.3",
         ("lost", [EDIT, CLAIM], {}, "fenced"),
         ("lost", [EDIT, LATER], {"gone": True}, "fenced"),
         ("lost", [EDIT, OURS], {"gone": True, "same": True}, "edited"),
+        ("older", [EDIT], {}, "edited"),
+        ("older", [EDIT, CLAIM], {}, "fenced"),
+        ("older", [OURS], {"gone": True, "same": True}, "fenced"),  # a claim, squashed away
         ("lost", [EDIT, OURS], {"gone": True}, "fenced"),  # another of the same epoch, who has squashed since
     ],
 )
