@@ -202,21 +202,27 @@ class Line:
     async def _landed(self, title: str, until: float) -> Revision | None:
         """Whether a commit of ours that had no clear answer is the head, on top of ours, and as which revision."""
         try:
-            history = await self._history(2, min(until - time.monotonic(), 30.0))
+            return await self._found(title, until)
         except StoreError as error:
             log.debug(f"can't tell yet whether {title!r} landed: {error}")
             return None
-        return self._ours(history, title)
 
     async def _history(self, limit: int, seconds: float) -> list[Commit]:
         """The newest commits on our branch, as ``newest`` has them."""
         return await newest(self.store, self.branch, limit, self._cut, seconds)
 
-    def _ours(self, history: list[Commit], title: str) -> Revision | None:
+    async def _found(self, title: str, until: float) -> Revision | None:
+        """The head, where it is our commit of that ``title`` on top of what we committed last."""
+        seconds = min(until - time.monotonic(), 30.0)
+        history = await self._history(2, seconds)
         if not history or history[0].title != title:
             return None
-        on_top = self.head is None or len(history) < 2 or history[1].revision == self.head
-        return history[0].revision if on_top else None
+        revision = history[0].revision
+        if self.head is None or (len(history) == 2 and history[1].revision == self.head):
+            return revision
+        # A squash leaves one commit, and the title of another's snapshot may be the same where a lease was deleted.
+        alone = len(history) < 2 and (self.branch is not None or await self.judge(revision, seconds) != "fenced")
+        return revision if alone else None
 
     async def resolve(self, until: float) -> str | None:
         """The title of the commit whose answer never came, if it got through after all: then it is the head.
@@ -226,9 +232,8 @@ class Line:
         if self.unclear is None:
             return None
         self._cut.clear()
-        history = await self._history(2, min(until - time.monotonic(), 30.0))
+        revision = await self._found(self.unclear, until)
         title, self.unclear = self.unclear, None
-        revision = self._ours(history, title)
         if revision is None:
             return None
         self.head = self.ours = revision

@@ -291,7 +291,12 @@ class Container:
     def landed(self, commit: Commit) -> bool:
         """Whether it is the head, on top of ours: what the history tells."""
         line = self.store.main
-        return line[-1].title == commit.title and (len(line) < 2 or line[-2].number == self.head)
+        if line[-1].title != commit.title:
+            return False
+        if len(line) < 2:
+            assert self.tenure is not None
+            return self.tenure.judge(line[-1].lease) != "fenced"
+        return line[-2].number == self.head
 
     def done(self, commit: Commit) -> None:
         self.head, self.lost = self.store.head.number, False
