@@ -179,6 +179,9 @@ async def _commit(store: Store, head: Revision | None, lease: Lease, message: st
     try:
         return await store.commit(head, {leases.PATH: leases.encode(lease)}, [], message)
     except Conflict:
+        if await store.head() == head:
+            # Not by anybody's commit: to look again at once would find the same, for ever.
+            raise Unavailable(f"{store.url} refuses a commit on its own head as if that had moved") from None
         raise Moved from None
 
 

@@ -374,3 +374,17 @@ def test_a_request_that_is_taken_back_leaves_the_holder_as_it_was(tmp_path: Path
             await withdraw(store, head, given, ME, {})
 
     run(tmp_path, scenario)
+
+
+def test_a_conflict_on_a_head_that_has_not_moved_is_no_reason_to_look_again_for_ever(tmp_path: Path) -> None:
+    """A Hub that answered each commit with 412 was asked thirty times a second, without an end."""
+
+    async def scenario(store: Faulty) -> None:
+        await store.check(create=True)
+        store.plan["commit"] = [Conflict("the head has moved")] * (claims.TRIES + 5)
+        taken = await once(store, Waiting(5))
+        assert isinstance(taken, Unleased)
+        assert "as if that had moved" in taken.why
+        assert len(store.plan["commit"]) == 5, "a few tries"
+
+    run(tmp_path, scenario)
