@@ -70,9 +70,9 @@ class Engine:
         self.dirty = Dirty(options.roots, wake)
         self.watcher = Watcher([r.path for r in options.roots], self.dirty.hints, self._ignored)
         self.confirming: dict[str, int] = {}
+        """What was held when the rescan came that may confirm it."""
         self.seen_by_hand: Mapping[str, int] = {}
         """Mass deletions that a `sidecar sync` without an agent has seen before, and may confirm."""
-        """What was held when the rescan came that may confirm it."""
         self.not_before = 0.0
         """When an automatic snapshot may be tried again after failures (monotonic)."""
         self._failures = 0
@@ -135,7 +135,7 @@ class Engine:
 
     async def take(self, why: Why, until: float, forget: str = "") -> Result:
         """As ``snapshot``, for who has the lock."""
-        if self._retired or (self._over and why != "final"):
+        if self._retired or (self.over and why != "final"):
             return Result(False, error="nothing is synced any more from here: ask again", code="unavailable")
         began = time.monotonic()
         dirty, first = self.dirty.take()
@@ -202,6 +202,11 @@ class Engine:
             self.line.fork(branch)
             self.everything()
             self.on_fenced()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is synced from here any more: the last sync went through, or another engine goes on."""
+        return self._over or self._retired
 
     async def hold_still(self, seconds: float) -> bool:
         """Sync nothing until ``go_on``; False where a sync is under way for longer than ``seconds``."""

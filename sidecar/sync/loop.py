@@ -40,6 +40,7 @@ async def run(engine: Engine) -> None:
             at = _due(engine, now)
             if at is not None and at <= now:
                 await engine.snapshot("automatic")
+                await asyncio.sleep(0)  # whatever that came to: we can be cancelled
                 continue
             alone = _alone(engine, now) if at is None else None
             if alone is not None and alone <= now:
@@ -79,7 +80,7 @@ def _take_up(engine: Engine, now: float) -> None:
 def _due(engine: Engine, now: float) -> float | None:
     """When the next automatic snapshot goes; None where nothing has changed."""
     at = engine.dirty.due(engine.options.quiet_s, engine.options.max_delay_s)
-    if at is None:
+    if at is None or engine.over:  # what is written from here on would be due, and refused, without a pause
         engine.bulletin.waits(None)
         return None
     free = engine.budget.automatic_at(now)
@@ -90,7 +91,7 @@ def _due(engine: Engine, now: float) -> float | None:
 def _alone(engine: Engine, now: float) -> float | None:
     """When what rides goes without a snapshot; None where there is nothing, or where no snapshot was made yet."""
     rides = engine.rides
-    if not rides.files or not engine.snapshotter.settled:
+    if not rides.files or not engine.snapshotter.settled or engine.over:
         return None
     return max(rides.alone_at, engine.budget.automatic_at(now))
 

@@ -135,6 +135,31 @@ def test_nothing_that_waited_for_its_turn_begins_behind_the_last_one(base: Path)
     live(base, scenario)
 
 
+def test_what_is_written_behind_the_last_one_keeps_the_loop_from_nothing(base: Path) -> None:
+    """It was due at once, and refused at once, so that nothing else of the agent ever ran again."""
+
+    async def scenario(life: Life) -> None:
+        takes = 0
+        async with life.running() as engine:
+            real = engine.take
+
+            async def counted(*given: Any) -> Any:
+                nonlocal takes
+                takes += 1
+                return await real(*given)
+
+            vars(engine)["take"] = counted
+            assert (await engine.final(time.monotonic() + 10)).ok
+            takes, before = 0, await snapshots(life.store)
+            life.fill("b")
+            engine.everything()
+            await asyncio.sleep(0.3)
+        assert takes <= 1, "the loop went round and round"
+        assert await snapshots(life.store) == before
+
+    live(base, scenario, quiet_s=0.01, max_delay_s=0.02)
+
+
 def test_nothing_to_do_makes_no_commit(base: Path) -> None:
     async def scenario(life: Life) -> None:
         life.fill("a", "d/b")
