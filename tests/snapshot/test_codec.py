@@ -262,3 +262,10 @@ def test_any_value_anywhere_is_read_or_refused_in_words(data: Any, value: Any) -
         with suppress(ManifestError):
             codec.decode(json.dumps(document).encode())
         node[key] = before
+
+
+def test_a_time_with_more_digits_than_we_write_comes_back_as_it_was_read() -> None:
+    manifest = Manifest(SnapshotId(1, 1), None, "s", 0.0625, "i", "0", (), {})
+    raw = json.dumps({**json.loads(codec.encode(manifest)), "at": 0.0625}).encode()
+    found = codec.decode(raw)
+    assert codec.decode(codec.encode(found)) == found
