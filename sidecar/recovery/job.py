@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
@@ -34,7 +34,8 @@ class Restored:
     the store. ``kept_newer`` local changes stayed, ``conflict_count`` others lie in ``conflicts``.
     ``skipped`` are the snapshot's roots that aren't declared; ``blocked`` the entries that a socket, pipe,
     device, mount point or our own state dir stands in the way of: what is there was left. ``image_newer`` files stayed
-    as a newer image ships them; ``buried`` shipped ones were removed, because main had deleted them.
+    as a newer image ships them; ``buried`` shipped ones were removed, because main had deleted them. ``roots`` has
+    the files and links of each root that was restored, and their bytes.
     """
 
     files: int = 0
@@ -48,6 +49,7 @@ class Restored:
     blocked: tuple[str, ...] = ()
     image_newer: int = 0
     buried: int = 0
+    roots: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,4 +168,14 @@ def _restored(plan: Plan, applied: Applied, folder: Path | None, aside: int) -> 
         blocked=tuple(sorted(blocked)),
         image_newer=sum(s.action == "image" and s.local is not None for s in plan.steps),
         buried=sum(s.action == "gone" for s in plan.steps),
+        roots=_roots(plan, known, blocked),
     )
+
+
+def _roots(plan: Plan, known: Sequence[Step], blocked: Collection[str]) -> dict[str, tuple[int, int]]:
+    counts = [[0, 0] for _ in plan.places]
+    for step in known:
+        if step.entry.kind != "dir" and step.entry.path not in blocked:
+            counts[step.place][0] += 1
+            counts[step.place][1] += step.entry.size
+    return {place.root: (files, size) for place, (files, size) in zip(plan.places, counts, strict=True)}

@@ -9,7 +9,6 @@ from sidecar import log
 from sidecar.recovery.record import Record
 from sidecar.recovery.terms import Recovered
 from sidecar.roots import Root, spell
-from sidecar.snapshot.manifest import Manifest, root_of
 from sidecar.state import State
 from sidecar.statedir import can_hold
 
@@ -44,7 +43,9 @@ def say(recovered: Recovered, roots: list[Root], state: State, record: Record) -
             buried=restored.buried,
             skipped=list(restored.skipped),
         )
-        _restored(manifest, state)
+        for name, (files, size) in restored.roots.items():
+            root = state.roots[name]  # until a sync has looked, what came back is what they hold
+            root.state, root.files, root.bytes = "restored", files, size
     if recovered.origin.spent is not None:
         log.warning(
             f"SIDECAR_REVISION={recovered.origin.spent} counts once, and an earlier start has gone on from it: this one"
@@ -75,18 +76,6 @@ def say(recovered: Recovered, roots: list[Root], state: State, record: Record) -
             f"UNLEASED: nothing can be written to the store ({recovered.why_unleased}). Main runs on what was"
             " restored; what it writes is kept on this disk only until that is mended"
         )
-
-
-def _restored(manifest: Manifest, state: State) -> None:
-    """What the roots hold until a sync has looked: what came back."""
-    names = [r.name for r in manifest.roots if r.name in state.roots and r.kind != "absent"]
-    for name in names:
-        state.roots[name].state, state.roots[name].files, state.roots[name].bytes = "restored", 0, 0
-    for path, entry in manifest.entries.items():
-        root = root_of(path, names) if entry.kind != "dir" else None
-        if root is not None:
-            state.roots[root].files += 1
-            state.roots[root].bytes += entry.size
 
 
 def _undeclared(recovered: Recovered, roots: list[Root], state: State) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import sidecar
 from sidecar import cli
+from sidecar.commands.table import COMMANDS
 from tests.cli.conftest import Kept
 from tests.cli.desk import REPO, Desk
 from tests.hub.identity import DEFAULT_TOKEN
@@ -25,7 +26,7 @@ HEAVY = {"huggingface_hub", "starlette", "uvicorn", "watchdog", "zstandard", "or
 def test_help_names_every_command_in_a_width_that_fits(desk: Desk) -> None:
     answer = desk("--help")
     assert (answer.code, answer.err) == (0, "")
-    for name in [*cli.COMMANDS, "run --", "agent"]:
+    for name in [*COMMANDS, "run --", "agent"]:
         assert re.search(rf"^  {name} ", answer.out, re.MULTILINE), name
     assert "Exit codes: 0 done" in answer.out
     assert "Examples:" in answer.out
@@ -33,12 +34,12 @@ def test_help_names_every_command_in_a_width_that_fits(desk: Desk) -> None:
     assert desk("-h").out == answer.out
 
 
-@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_each_command_has_help(desk: Desk, name: str) -> None:
     answer = desk(name, "--help")
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith(f"usage: sidecar {name} ")
-    assert cli.COMMANDS[name].what[1:] in " ".join(answer.out.split())
+    assert COMMANDS[name].what[1:] in " ".join(answer.out.split())
 
 
 def test_the_examples_in_the_help_can_be_typed() -> None:

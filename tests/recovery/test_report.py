@@ -12,9 +12,9 @@ from sidecar.recovery.report import check_roots, say
 from sidecar.recovery.restore import Restored
 from sidecar.recovery.terms import Recovered
 from sidecar.roots import Root
-from sidecar.snapshot.manifest import Entry, Manifest, RootRecord, SnapshotId
 from sidecar.state import RootState, State
 from sidecar.stores.base import Access
+from tests.recovery.world import World, fill
 
 
 @pytest.mark.parametrize(("target", "good"), [("not/yet", True), ("file/below", False)])
@@ -32,23 +32,22 @@ def test_a_link_that_leads_nowhere_yet_is_judged_by_its_target(
     assert good or f"mkdir -p {tmp_path / target}" in said
 
 
-def test_the_status_knows_what_came_back_before_a_sync_has_looked() -> None:
+def test_the_status_knows_what_came_back_before_a_sync_has_looked(tmp_path: Path) -> None:
+    world = World(tmp_path, ("data", "conf", "other"))
+    fill(world.root, {"0": "a", "in/1": "bc", "in/2": "def"})
+    (world.root / "link").symlink_to("0")
+    Path(world.roots[1].path).write_text("[conf]")
+    fill(Path(world.roots[2].path), {"x": "not declared any more"})
+    revision, manifest = world.snapshot()
+    world.empty_disk()
+    restored = world.restore(revision, manifest, roots=world.roots[:2])
+    assert restored.skipped == ("other",)
     state = State("i", "0", "local", "file:///x", persistent=True)
     state.roots = {name: RootState(name) for name in ("data", "conf", "new")}
-    records = (RootRecord("data", "/data"), RootRecord("conf", "/conf", "file"), RootRecord("other", "/other"))
-    found = [
-        Entry("data", "dir", 0o755, 0, 0, 0),
-        *(Entry(f"data/{n}", "file", 0o644, 0, 0, 0, 100 + n, "a" * 64) for n in range(3)),
-        Entry("data/link", "symlink", 0o777, 0, 0, 0, target="0"),
-        Entry("conf", "file", 0o644, 0, 0, 0, 7, "b" * 64),
-        Entry("other/x", "file", 0o644, 0, 0, 0, 7, "b" * 64),
-    ]
-    manifest = Manifest(SnapshotId(1, 2), None, "s", 0.0, "i", "0", records, {e.path: e for e in found})
-    back = Recovered("r2", Origin("r2", manifest, "r2"), None, None, Restored(), Access(True, True))
-    for _ in range(2):
-        say(back, [], state, Record("i"))
+    back = Recovered(revision, Origin(revision, manifest, revision), None, None, restored, Access(True, True))
+    say(back, [], state, Record("i"))
     roots = {r.name: (r.state, r.files, r.bytes) for r in state.roots.values()}
-    assert roots == {"data": ("restored", 4, 303), "conf": ("restored", 1, 7), "new": ("unknown", 0, 0)}
+    assert roots == {"data": ("restored", 4, 6), "conf": ("restored", 1, 6), "new": ("unknown", 0, 0)}
 
 
 @pytest.mark.parametrize("spent", ["1.1", None])
