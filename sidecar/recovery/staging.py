@@ -81,7 +81,9 @@ async def fetch(
     plain: list[Want] = []
     bundled: dict[str, list[Want]] = {}
     jobs: list[Job] = []
+    where = "?"
     for want in wants:
+        where = str(want.staging)
         if want.entry.frame is not None:
             bundled.setdefault(want.entry.frame.bundle, []).append(want)
         elif want.entry.size >= LARGE:
@@ -98,7 +100,9 @@ async def fetch(
         meter.stop()
         raise
     except OSError as error:
-        raise failed("stage a restore in", os.fsdecode(error.filename or "?"), error) from error
+        # A name alone is one in there, and a full disk names none.
+        path = os.path.join(where, os.fsdecode(error.filename or ""))
+        raise failed("stage a restore in", path.rstrip("/"), error) from error
     finally:
         if fetcher.helper is not None:
             await meter.to_the_end(fetcher.helper.end)

@@ -154,8 +154,16 @@ class Ledger:
     # Revisions
 
     def record(self, revision: Revision) -> Record:
-        """A revision, also one that was squashed away and is within the grace. ``NotFound``, ``Corrupt``."""
+        """A revision, also one that was squashed away and is within the grace. ``NotFound``, ``Corrupt``.
+
+        ``Unavailable`` where the whole store is gone, which says nothing of the revision.
+        """
         found = self._find(revision)
+        if found is None and not self.root.is_dir():
+            raise Unavailable(
+                f"the store at {self._at} is not there any more: it was moved away, deleted, or isn't mounted. "
+                "Bring it back, then start again."
+            )
         if found is None and self._text(self.line) == revision:
             raise damaged(("revisions", revision), "it is missing, though it is the newest one")
         if found is None:

@@ -704,3 +704,22 @@ def test_a_read_only_disk_is_denied_and_can_be_read(tiny_disk: Callable[[str], s
         "asyncio.run(main())\n"
     )
     assert out == "False True {'r/a': 1}\nTrue\n"
+
+
+def test_a_store_that_is_moved_away_is_an_outage_and_not_a_missing_revision(tmp_path: Path) -> None:
+    """In the middle of a start: what it says is what to do, and it may be tried again."""
+
+    async def moves() -> None:
+        (tmp_path / "into").mkdir()
+        store = FolderStore(tmp_path / "store")
+        await store.check(create=True)
+        revision = await store.commit(None, {"a": b"1"}, [], "one")
+        (tmp_path / "store").rename(tmp_path / "away")
+        with pytest.raises(Unavailable, match=r"moved away.*Bring it back"):
+            await store.fetch(revision, ["a"], tmp_path / "into")
+        (tmp_path / "away").rename(tmp_path / "store")
+        await store.fetch(revision, ["a"], tmp_path / "into")
+        assert (tmp_path / "into/a").read_bytes() == b"1"
+        await store.close()
+
+    asyncio.run(moves())
