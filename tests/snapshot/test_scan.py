@@ -439,6 +439,7 @@ def test_hints_look_at_no_more_than_they_name(disk: Disk) -> None:
 @example([("database", "x.db", "a"), ("write", "x.db-wal", "a")], [("remove", "x.db", "b")])
 @example([("database", "x.db", "a")], [("folder", "x.db-wal", "a")])
 @example([("write", "a/skip.pid", "a")], [("remove", "a", "a"), ("link", "a", "b")])
+@example([("write", "a", "a")], [("remove", "a", "a"), ("socket", "a", "a")])
 def test_hints_find_what_a_whole_scan_finds(
     before: list[tuple[str, str, str]], after: list[tuple[str, str, str]]
 ) -> None:
