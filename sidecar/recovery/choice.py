@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from sidecar.records import record
 from sidecar.snapshot.index import Row, Stat
 from sidecar.snapshot.manifest import Entry, Manifest, fingerprint
 
@@ -26,7 +27,7 @@ Mode = Literal["resume", "bring", "overwrite", "confirm"]
 conflicts; overwrite: they make way; confirm: only the comparison counts."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Local:
     """What stands at an entry's place. ``stat`` is as the index has it: with a database's log or journal.
 

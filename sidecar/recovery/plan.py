@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Literal
 
 from sidecar.errors import ManifestError
+from sidecar.records import record
 from sidecar.recovery.choice import Action, Local, printed
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.found import SIDE_FILES
@@ -43,7 +44,7 @@ class Place:
         return path[len(self.root) + 1 :] if self.root else path
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Step:
     """The verdict on one entry.
 
@@ -115,7 +116,7 @@ def staged(needs: Needs, folders: Mapping[tuple[int, str], str], most: int) -> d
     return out
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Op:
     """One operation of a redo journal; doing it again changes nothing.
 

@@ -13,11 +13,11 @@ import shutil
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
 
+from sidecar.records import record
 from sidecar.recovery.follow import Follower
 from sidecar.recovery.helper import Helper, worth
 from sidecar.recovery.meter import Meter
@@ -45,7 +45,7 @@ _inboxes = count()
 Job = Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Want:
     """The bytes of ``entry``, to become ``<staging>/<name>``; so many entries use them (0: a bundle).
 

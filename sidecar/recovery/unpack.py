@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from sidecar.errors import ManifestError
+from sidecar.records import record
 from sidecar.recovery.tree import Tick
 from sidecar.snapshot import bundle
 from sidecar.snapshot.found import SQLITE_MAGIC
@@ -25,7 +25,7 @@ _HEAD = len(SQLITE_MAGIC)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Member:
     """A bundled entry whose bytes are to become ``<staging>/<name>`` (their sha256 where it is ""), for so many."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat as st
 from collections.abc import Container
-from dataclasses import dataclass
 
+from sidecar.records import record
 from sidecar.snapshot.index import Stat
 from sidecar.snapshot.manifest import Kind
 
@@ -16,7 +16,7 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 SQLITE_MAGIC = b"SQLite format 3\0"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Found:
     """Something on disk that is to be staged. ``absolute`` is where, ``path`` its name in the snapshot."""
 

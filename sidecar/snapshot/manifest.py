@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Literal
 
 from sidecar.errors import ManifestError
+from sidecar.records import record
 
 FORMAT = 1
 PATH = ".sidecar/manifest.json"
@@ -56,7 +57,7 @@ class SnapshotId:
         return cls(int(match[1]), int(match[2]))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Frame:
     """Where a bundled file's bytes are: ``length`` bytes at ``offset`` of the bundle are one zstd frame of tar."""
 
@@ -65,7 +66,7 @@ class Frame:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Entry:
     """One file, folder or link of a snapshot. ``size`` in bytes and ``sha256`` in hex stand for files only."""
 

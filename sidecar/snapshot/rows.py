@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
+from sidecar.records import record
 from sidecar.snapshot.manifest import Entry, Frame
 
 _U64 = (1 << 64) - 1
@@ -17,7 +17,7 @@ def clamp(ns: int) -> int:
     return max(-_FAR, min(ns, _FAR))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stat:
     """What makes a file *unchanged* when it is equal (design, section 5)."""
 
@@ -35,7 +35,7 @@ class Stat:
         return cls(st.st_dev, st.st_ino, st.st_size, mtime_ns, ctime_ns)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Row:
     """An entry as it was committed; ``stat`` is None where the local file was never seen to hold it.
 

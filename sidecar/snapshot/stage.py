@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sidecar.records import record
 from sidecar.snapshot import captures, sqlite, sqlite_files
 from sidecar.snapshot.captures import Capture, Captures
 from sidecar.snapshot.found import SQLITE_MAGIC, Found, database_stat
@@ -39,7 +40,7 @@ CHANGED_KIND = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """How opening a file fails where something else, or nothing, stands there since the scan."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Staged:
     """An entry with its bytes: in memory, in a file of the staging folder, or none (folders, links, old bytes)."""
 
@@ -127,7 +128,7 @@ class _Box:
             self.memory -= len(source)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Copy:
     """``before`` is the opened file's stat; ``after`` is what its *path* led to when it had been read."""
 

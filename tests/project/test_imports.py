@@ -49,7 +49,7 @@ LAYERS: list[tuple[str, frozenset[str]]] = [
     ("snapshot", frozenset({"snapshot"})),
     ("stores", frozenset({"stores"})),
     ("settings", frozenset({"settings", "readers", "roots", "masking", "statedir", "storeurl", "units"})),
-    ("bottom", frozenset({"__init__", "errors", "heap", "log", "measures", "state"})),
+    ("bottom", frozenset({"__init__", "errors", "heap", "log", "measures", "records", "state"})),
 ]
 RANK = {member: rank for rank, (_, members) in enumerate(reversed(LAYERS)) for member in members}
 
