@@ -19,7 +19,7 @@ from sidecar.company import first
 from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
 from sidecar.heartbeat import Heartbeat
 from sidecar.life import Life, parse
-from sidecar.link import Link
+from sidecar.link import Link, Orders
 from sidecar.recording import Recording
 from sidecar.recovery import report
 from sidecar.recovery.checks import Checks
@@ -148,8 +148,19 @@ class Agent:
                 self.syncing.beside(self.syncing.engine.snapshot("stop", orders.until))
             await first(orders.final, orders.gone)
         if orders.gone.is_set() and not orders.final.is_set():
-            log.warning("the supervisor is gone: syncing on as long as main lives")
-            await company.until_gone(self.link.main.pid)
+            await self._orphaned()
+
+    async def _orphaned(self) -> None:
+        """The supervisor was killed. Main goes on, and so does syncing, until main's end or a signal of our own."""
+        orders = self.link.orders
+        obey_signals(orders)
+        self.state.note("supervisor-gone", SUPERVISOR_GONE)
+        log.warning(f"{SUPERVISOR_GONE} A SIGTERM to this agent (pid {os.getpid()}) makes the last snapshot")
+        gone = asyncio.create_task(company.until_gone(self.link.main.pid))
+        final = asyncio.create_task(orders.final.wait())
+        await asyncio.wait({gone, final}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        final.cancel()
 
     async def last_sync(self) -> int:
         """The difference, and the release of the lease, in one commit."""
@@ -223,6 +234,19 @@ class Agent:
         return failure.exit_code
 
 
+SUPERVISOR_GONE = (
+    "the supervisor is gone: files are kept in sync as long as main lives, and nobody starts this agent again if it"
+    " ends. Restart the container soon."
+)
+
+
+def obey_signals(orders: Orders) -> None:
+    """Without a supervisor SIGTERM and SIGINT are ours: they ask for the last sync."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, orders.final.set)
+
+
 class Stopped(Exception):
     """A stop came before ready."""
 
@@ -258,9 +282,7 @@ def main(argv: Sequence[str]) -> int:
 async def _live(here: Session, life: Life, link: Link) -> int:
     agent = Agent(here, life, link)
     if not link.supervised:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, link.orders.final.set)
+        obey_signals(link.orders)
     try:
         return await agent.live()
     finally:

@@ -132,23 +132,53 @@ def after_the_agent_dies_in_a_commit(tmp: Path) -> None:
 def after_the_supervisor_is_killed(tmp: Path) -> None:
     """Main outlives it, and is kept in sync until its own end; nobody else gets its roots so long."""
     with in_folder(tmp) as space:
-        main = started(space)["main"]["pid"]
-        agent = agent_of(space)
-        assert space.process is not None
-        os.kill(space.process.pid, signal.SIGKILL)
-        space.process.wait(5)
-        (space.disk / "data/after").write_text("after")
+        main, agent = orphaned(space)
         space.start("true")
+        assert space.process is not None
         assert space.process.wait(20) == 75, space.said()
         assert "is in use by" in space.said()
         os.kill(main, signal.SIGKILL)
-        until = time.monotonic() + 15
-        while os.path.exists(f"/proc/{agent}") and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not os.path.exists(f"/proc/{agent}"), space.said()
-        assert "the supervisor is gone" in space.said()
-        assert restored(space) == {"data/started": b"started\n", "data/after": b"after"}
-        assert "ended cleanly" in space.said()
+        ended(space, agent)
+        all_is_back(space)
+
+
+def after_the_supervisor_and_then_the_agent_is_ended(tmp: Path) -> None:
+    """Nobody is left to order the last snapshot: the agent's own SIGTERM does, also beside a main that lives."""
+    with in_folder(tmp) as space:
+        main, agent = orphaned(space)
+        os.kill(agent, signal.SIGTERM)
+        ended(space, agent)
+        os.kill(main, signal.SIGKILL)
+        all_is_back(space)
+
+
+def orphaned(space: Space) -> tuple[int, int]:
+    """Main and agent of a space whose supervisor was killed, which its health says; a file was written since."""
+    main = started(space)["main"]["pid"]
+    agent = agent_of(space)
+    assert space.process is not None
+    os.kill(space.process.pid, signal.SIGKILL)
+    space.process.wait(5)
+    until = time.monotonic() + 5
+    while "supervisor-gone" not in space.get()["notes"] and time.monotonic() < until:
+        time.sleep(0.05)
+    assert space.get()["health"] == "warn"
+    assert "supervisor-gone" in space.get()["notes"]
+    (space.disk / "data/after").write_text("after")
+    return main, agent
+
+
+def ended(space: Space, agent: int) -> None:
+    until = time.monotonic() + 15
+    while os.path.exists(f"/proc/{agent}") and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{agent}"), space.said()
+    assert "the supervisor is gone" in space.said()
+
+
+def all_is_back(space: Space) -> None:
+    assert restored(space) == {"data/started": b"started\n", "data/after": b"after"}
+    assert "ended cleanly" in space.said()
 
 
 def after_everything_is_killed(tmp: Path) -> None:
@@ -346,6 +376,7 @@ JOBS: dict[str, Callable[[Path], None]] = {
         after_the_agent_is_killed_without_its_index,
         after_the_agent_dies_in_a_commit,
         after_the_supervisor_is_killed,
+        after_the_supervisor_and_then_the_agent_is_ended,
         after_everything_is_killed,
         after_a_main_that_writes_to_its_last_moment,
         two_on_the_same_roots,
