@@ -12,17 +12,14 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from sidecar.errors import RestoreFailed
-from sidecar.recovery.copying import copy_out, pour, settle
+from sidecar.recovery.aside import NO_RENAME, Aside
+from sidecar.recovery.copying import pour, settle
 from sidecar.recovery.plan import Op, Place
 from sidecar.recovery.tree import Tick, Tree, steady_digest
 from sidecar.recovery.trouble import failed
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Stat
 from sidecar.snapshot.manifest import FOLDER
-
-# Where a mount point, an overlay or somebody else's folder refuses a rename, the bytes are written in place.
-_NO_RENAME = (errno.EXDEV, errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +66,7 @@ def apply(journal: Journal, tick: Tick) -> Applied:
         for tree in run.trees.values():
             if tree is not None:
                 settle(tree.base)
-        if run.moved is not None:
-            settle(run.moved.base)
+        run.aside.settle()
         return Applied(run.stats, tuple(run.lost), tuple(run.blocked))
 
 
@@ -81,7 +77,7 @@ class _Run:
         self.journal, self.stack, self.tick = journal, stack, tick
         self.trees: dict[int, Tree | None] = {}
         self.staging: dict[int, Tree | None] = {}
-        self.moved: Tree | None = None
+        self.aside = stack.enter_context(Aside(journal.conflicts, tick))
         # Of folders that were staged as a whole, by place and name there: their files, and which have come.
         self.inside: dict[tuple[int, str], list[Op]] = {}
         self.came: set[tuple[int, str]] = set()
@@ -177,7 +173,7 @@ class _Run:
             self._placed(op, tree)
             return
         except OSError as error:
-            if error.errno not in _NO_RENAME:
+            if error.errno not in NO_RENAME:
                 raise
             self._in_place(op, staging, tree)
         self.tick()
@@ -261,62 +257,10 @@ class _Run:
 
     def _away(self, op: Op, tree: Tree, ending: str) -> bool:
         """Move what stands there to conflicts; False where it can't be moved. Never loses it."""
-        if self.moved is None:
-            assert self.journal.conflicts is not None
-            os.makedirs(self.journal.conflicts, mode=0o700, exist_ok=True)
-            self.moved = self.stack.enter_context(Tree(self.journal.conflicts, follow=False))
-        rel, new = op.rel + ending, op.path + ending
-        self.moved.ensure(new.rpartition("/")[0])
-        if self.moved.lstat(new) is not None:
-            if self._same(tree, rel, new):
-                # Copied before a crash: only the original is left to go.
-                self._drop(tree, rel)
-                return True
-            new = self._free(new)
-        try:
-            tree.rename(rel, self.moved, new)
+        if self.aside.move(tree, op.rel + ending, op.path + ending):
             return True
-        except OSError as error:
-            if error.errno not in _NO_RENAME:
-                raise
-            found = tree.lstat(rel)
-            if error.errno == errno.EBUSY and found is not None and st.S_ISDIR(found.st_mode):
-                return self._give_up(op)  # a mount point: what is in it isn't ours to take apart
-        part = f"{op.path.rpartition('/')[0]}/.part".lstrip("/")
-        if self.moved.lstat(part) is not None:
-            self.moved.remove(part)
-        copy_out(tree, rel, self.moved, part, self.tick)
-        self.moved.rename(part, self.moved, new)
-        settle(self.moved.base)
-        return self._drop(tree, rel) or self._give_up(op)
-
-    def _drop(self, tree: Tree, rel: str) -> bool:
-        """Remove the original of a copy; a file that can't be (a mount point) is then written in place."""
-        found = tree.lstat(rel)
-        try:
-            tree.remove(rel)
-        except OSError:
-            return found is not None and st.S_ISREG(found.st_mode)
-        return True
-
-    def _give_up(self, op: Op) -> bool:
         self.blocked.append(op.path)
         return False
-
-    def _same(self, tree: Tree, rel: str, new: str) -> bool:
-        assert self.moved is not None
-        a, b = tree.lstat(rel), self.moved.lstat(new)
-        if a is None or b is None or not (st.S_ISREG(a.st_mode) and st.S_ISREG(b.st_mode)) or a.st_size != b.st_size:
-            return False
-        found = steady_digest(tree, rel, self.tick)
-        return bool(found) and found == steady_digest(self.moved, new, self.tick)
-
-    def _free(self, new: str) -> str:
-        assert self.moved is not None
-        for number in range(2, 1000):
-            if self.moved.lstat(f"{new}~{number}") is None:
-                return f"{new}~{number}"
-        raise RestoreFailed(f"{self.journal.conflicts!r} has a thousand copies of {new!r}: look at them, remove some")
 
 
 def _is_dressed(op: Op, found: os.stat_result) -> bool:

@@ -11,13 +11,14 @@ import asyncio
 import os
 import shutil
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
 
 from sidecar.records import record
+from sidecar.recovery import parallel
 from sidecar.recovery.follow import Follower
 from sidecar.recovery.helper import Helper, worth
 from sidecar.recovery.meter import Meter
@@ -27,7 +28,7 @@ from sidecar.recovery.unpack import Member, Unpacker, groups, spans
 from sidecar.snapshot import bundle
 from sidecar.snapshot import manifest as names
 from sidecar.snapshot.manifest import Entry, Manifest
-from sidecar.stores.base import Corrupt, NotFound, Ranged, Store, StoreError, Unavailable
+from sidecar.stores.base import Corrupt, NotFound, Ranged, Store, StoreError
 
 TRIES = 3
 PARALLEL = 4
@@ -41,8 +42,6 @@ SMALL = 64 * 1024
 """Below this mean size a bundle is unpacked by itself: threads that make many small files only wait for each other."""
 
 _inboxes = count()
-
-Job = Callable[[], Awaitable[None]]
 
 
 @record(frozen=True, slots=True)
@@ -80,7 +79,7 @@ async def fetch(
     fetcher = _Fetcher(store, revision, manifest, meter)
     plain: list[Want] = []
     bundled: dict[str, list[Want]] = {}
-    jobs: list[Job] = []
+    jobs: list[parallel.Job] = []
     where = "?"
     for want in wants:
         where = str(want.staging)
@@ -95,7 +94,7 @@ async def fetch(
     try:
         if worth(sum(len(members) for sha, members in bundled.items() if fetcher.small(sha, len(members)))):
             fetcher.helper = await meter.work(Helper)
-        await _all(jobs)
+        await parallel.run(jobs, PARALLEL)
     except asyncio.CancelledError:
         meter.stop()
         raise
@@ -121,36 +120,6 @@ def _batches(wants: list[Want]) -> Iterable[list[Want]]:
         size += want.entry.size
     if batch:
         yield batch
-
-
-async def _all(jobs: list[Job]) -> None:
-    """Run ``jobs``, ``PARALLEL`` at a time.
-
-    After a failure no new one starts, and those under way are waited for: what they bring isn't lost.
-    """
-    waiting = iter(jobs)
-    failures: list[Exception] = []
-
-    async def worker() -> None:
-        for job in waiting:
-            if failures:
-                return
-            try:
-                await job()
-            except Exception as error:
-                failures.append(error)
-
-    workers = [asyncio.create_task(worker()) for _ in range(min(PARALLEL, len(jobs)))]
-    try:
-        if workers:
-            await asyncio.wait(workers)
-    finally:
-        for task in workers:
-            task.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    if failures:
-        # A refusal or damage says more than the timeouts around it.
-        raise min(failures, key=lambda e: isinstance(e, Unavailable))
 
 
 class _Fetcher:
