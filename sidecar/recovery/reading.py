@@ -13,7 +13,7 @@ from sidecar.errors import ManifestError
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.staging import TRIES
 from sidecar.recovery.trouble import failed
-from sidecar.snapshot import codec, shards
+from sidecar.snapshot import draft, shards
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.manifest import PATH, Manifest, Shard
 from sidecar.state import RestoreProgress
@@ -35,21 +35,21 @@ async def read_manifest(store: Store, revision: str, scratch: Path) -> Manifest 
     meter = Meter(RestoreProgress(), None)
     box = scratch / f"{_BOX}{os.getpid()}"
     for attempt in range(1, TRIES + 1):
-        draft: codec.Draft | None = None
+        begun: draft.Draft | None = None
         await meter.work(_fresh, box)
         try:
             await store.fetch(revision, [PATH], box)
-            draft = await meter.work(_begin, box / PATH)
-            for group in _groups([shards.store_path(s.sha256) for s in draft.parts]):
+            begun = await meter.work(_begin, box / PATH)
+            for group in _groups([shards.store_path(s.sha256) for s in begun.parts]):
                 await store.fetch(revision, group, box)
             with heap.unhurried():
-                return await meter.work(codec.finish, draft, partial(_shard, box))
+                return await meter.work(draft.finish, begun, partial(_shard, box))
         except NotFound:
             # Of the revision, or of a path? Only the manifest's may ever be taken for "nothing was kept here".
             there = await store.listing(revision)
             if PATH not in there:
                 return None
-            missing = [s for s in draft.parts if shards.store_path(s.sha256) not in there] if draft else []
+            missing = [s for s in begun.parts if shards.store_path(s.sha256) not in there] if begun else []
             if missing:
                 raise ManifestError(f"shard {missing[0].sha256[:12]}… of the manifest is not in the store") from None
             if attempt == TRIES:
@@ -82,8 +82,8 @@ def _groups(paths: Sequence[str]) -> Iterator[Sequence[str]]:
         yield paths[at : at + TOGETHER]
 
 
-def _begin(path: Path) -> codec.Draft:
-    return codec.begin(_bytes(path, codec.MAX_BYTES, "the manifest"))
+def _begin(path: Path) -> draft.Draft:
+    return draft.begin(_bytes(path, draft.MAX_BYTES, "the manifest"))
 
 
 def _shard(box: Path, shard: Shard) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.errors import SidecarError
-from sidecar.snapshot import codec, shards
+from sidecar.snapshot import codec, draft, shards
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import PATH, Manifest, Shard
 from sidecar.stores.base import Source
@@ -26,9 +26,9 @@ def compose(
 
     Costs what changed, unless all is to be written ``anew``. Raises SidecarError where there are too many entries.
     """
-    if entries >= codec.MAX_ENTRIES:
+    if entries >= draft.MAX_ENTRIES:
         raise SidecarError(
-            f"the roots hold {entries:,} files and folders, and a snapshot holds fewer than {codec.MAX_ENTRIES:,}:"
+            f"the roots hold {entries:,} files and folders, and a snapshot holds fewer than {draft.MAX_ENTRIES:,}:"
             " nothing more is durable until SIDECAR_EXCLUDE leaves some out or SIDECAR_PATHS names less"
         )
     before = index.shards()
@@ -43,7 +43,7 @@ def compose(
     if before and not anew:
         rows, gone = index.coming_delta()
         runs = shards.plan(before, [row[0] for row in rows], gone)
-        if sum(s.entries for s in before) >= codec.MAX_ENTRIES:
+        if sum(s.entries for s in before) >= draft.MAX_ENTRIES:
             runs = [(0, len(before))]
     ranges = [_range(before, *run) for run in runs] if before else [EVERYTHING]
     parts, put = _fold(before, runs, ranges, index, folder, anew)

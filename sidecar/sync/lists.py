@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from sidecar.snapshot import codec, shards
+from sidecar.snapshot import codec, draft, shards
 from sidecar.snapshot.index import Index
 from sidecar.snapshot.manifest import Manifest, Shard
 from sidecar.stores.base import Source
@@ -52,7 +52,7 @@ def listed(head: Manifest, index: Index, changes: Hashes | None, *, anew: bool) 
     hashed: dict[str, tuple[Shard, ...]] = {}
     whole: dict[str, dict[str, str]] = {"shipped": {}, "tombstones": {}}
     put: dict[str, Source] = {}
-    for key in codec.HASHED:
+    for key in draft.HASHED:
         now = index.shipped if key == "shipped" else index.tombstones
         moved = key == "tombstones" and (changes.buried or changes.risen)
         if known.get(key) and not (anew or moved or index.stale(key)):

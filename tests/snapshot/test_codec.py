@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.errors import ManifestError
-from sidecar.snapshot import codec, parse
+from sidecar.snapshot import codec, draft, parse
 from sidecar.snapshot.manifest import Entry, Frame, Manifest, RootRecord, SnapshotId
 from tests.snapshot.shapes import manifests
 
@@ -228,7 +228,7 @@ def test_brackets_that_fill_memory_are_refused_and_those_in_names_are_not(monkey
 
 def test_too_large_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = codec.encode(GOOD)
-    monkeypatch.setattr(codec, "MAX_BYTES", len(raw) - 1)
+    monkeypatch.setattr(draft, "MAX_BYTES", len(raw) - 1)
     with pytest.raises(ManifestError, match="unread"):
         codec.decode(raw)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import ManifestError
-from sidecar.snapshot import codec, shards
+from sidecar.snapshot import codec, draft, shards
 from sidecar.snapshot.manifest import Entry, Frame, Manifest, RootRecord, Shard, SnapshotId
 from tests.snapshot.shapes import manifests
 
@@ -199,7 +199,7 @@ def test_a_lie_is_refused_and_named(name: str) -> None:
 
 
 def test_a_whole_manifest_of_too_many_entries_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "MAX_ENTRIES", 4)
+    monkeypatch.setattr(draft, "MAX_ENTRIES", 4)
     three = replace(HEAD, entries={p: file(p) for p in ("data/a", "data/b", "data/c")})
     assert len(codec.decode(codec.encode(three)).entries) == 3
     with pytest.raises(ManifestError, match="fewer than 4"):
