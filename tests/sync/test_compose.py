@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import SidecarError
-from sidecar.snapshot import codec, shards
+from sidecar.snapshot import codec, draft, shards
 from sidecar.snapshot import index as indexing
 from sidecar.snapshot import tally as counting
 from sidecar.snapshot.index import Index, Known, Row
@@ -198,7 +198,7 @@ def test_ten_changes_in_a_hundred_thousand_entries_never_put_a_megabyte(tmp_path
 def test_too_many_entries_are_said_plainly_and_nothing_is_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codec, "MAX_ENTRIES", 21)
+    monkeypatch.setattr(draft, "MAX_ENTRIES", 21)
     world = World(tmp_path)
     world.commit(BEFORE, set(), {})
     with pytest.raises(SidecarError, match="fewer than 21: nothing more is durable until SIDECAR_EXCLUDE"):
