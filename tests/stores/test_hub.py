@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import close_session
 
 from sidecar.stores.base import Conflict, Denied, NotFound, Source, Unavailable
 from sidecar.stores.hub import HubStore
@@ -365,6 +367,30 @@ def test_a_proxy_is_used_as_the_environment_says(hub: LocalHub, monkeypatch: pyt
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_who_answers_over_tls_must_be_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"https://127.0.0.1:{server.server_port}"
+        stranger = HubStore(REPO, token=DEFAULT_TOKEN, endpoint=url, patience=HASTY)
+        fails(Unavailable, stranger.head(), "certificate")
+        close_session()  # which all stores share, and with it whom they trust
+        monkeypatch.setenv("SSL_CERT_FILE", str(TLS))
+        friend = HubStore(REPO, token=DEFAULT_TOKEN, endpoint=url, patience=HASTY)
+        assert run(friend.head()) == "c" * 40
+    finally:
+        close_session()
+        server.shutdown()
+        server.server_close()
+
+
+TLS = Path(__file__).with_name("tls.pem")
+"""A key and a certificate of 127.0.0.1 that nobody trusts but who is told to."""
 
 
 def test_url() -> None:
