@@ -104,7 +104,7 @@ def test_ls_shows_everything_as_ls_does(desk: Desk, shelf: Kept) -> None:
     assert shown["data/link -> a.txt"].startswith("lrwxrwxrwx")
     assert shown["data/empty/"].startswith("d")
     assert "conf" in shown
-    assert "1.2: 7 files" in answer.err
+    assert "1.2: 8 files" in answer.err, "a link counts, as in the list of snapshots"
 
 
 def test_a_name_reaches_the_terminal_escaped_and_json_as_the_manifest_has_it(desk: Desk, shelf: Kept) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.web import server, unix
+from sidecar.web import protocol, server, unix
 from sidecar.web.app import build
 from sidecar.web.server import Web
 from tests.web.serving import Verbs, serving, state_of
@@ -185,7 +185,7 @@ def test_a_stop_lets_a_request_end_and_cuts_off_what_hangs(tmp_path):
 
 
 def test_a_connection_that_says_nothing_or_too_little_is_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(server, "_HEAD_S", 0.3)
+    monkeypatch.setattr(protocol, "_HEAD_S", 0.3)
     with serving(tmp_path) as one:
         for said in (b"", b"GET /health HTTP/1.1\r\nHos"):
             began = time.monotonic()
@@ -261,7 +261,7 @@ def test_a_reset_connection_is_forgotten_at_once(tmp_path):
                 until(sock, b'{"ok":true}')
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         deadline = time.monotonic() + 5
-        while left := [found for found in gc.get_objects() if isinstance(found, server._Protocol)]:
+        while left := [found for found in gc.get_objects() if isinstance(found, protocol.Protocol)]:
             assert time.monotonic() < deadline, len(left)
             del left
             gc.collect()

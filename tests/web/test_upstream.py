@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.web import connection, proxy, server
+from sidecar.web import connection, protocol, proxy, server
 from tests.web.serving import Served, serving, state_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -382,7 +382,7 @@ def test_who_owes_a_body_and_falls_silent_makes_room(tmp_path, monkeypatch):
     monkeypatch.setattr(server, "_DOOR_CONNECTIONS", 4)
     with before(tmp_path, hangs) as (one, app), crowded(one, app, OWED):
         assert one.ask("/").status == 503, "they may yet send it"
-        monkeypatch.setattr(server, "_BODY_SILENCE_S", 0.05)
+        monkeypatch.setattr(protocol, "_BODY_SILENCE_S", 0.05)
         time.sleep(0.1)
         assert one.ask("/").status == 200
         assert one.state.measures.turned_away >= 1
