@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from sidecar.snapshot import copies
 from sidecar.snapshot import stage as staging
 from sidecar.snapshot.found import Found
 from sidecar.snapshot.index import Row
@@ -98,7 +99,7 @@ def meanwhile(work: Callable[[], None]) -> Iterator[None]:
 # What is staged
 
 
-@pytest.mark.parametrize("size", [0, 1, staging.SMALL, staging.SMALL + 1, 3 * staging.PIECE + 7])
+@pytest.mark.parametrize("size", [0, 1, copies.SMALL, copies.SMALL + 1, 3 * copies.PIECE + 7])
 def test_a_file_is_staged_with_its_bytes_and_what_its_entry_says(disk: Disk, size: int) -> None:
     at = disk.root / "a"
     at.write_bytes(os.urandom(size))
@@ -106,14 +107,14 @@ def test_a_file_is_staged_with_its_bytes_and_what_its_entry_says(disk: Disk, siz
     os.utime(at, ns=(1, 1_600_000_000_123_456_789))
     one = only(staged(disk))
     assert honest(one) == at.read_bytes()
-    assert isinstance(one.source, bytes) == (size <= staging.SMALL)
+    assert isinstance(one.source, bytes) == (size <= copies.SMALL)
     e = one.entry
     assert (e.path, e.kind, e.mode, e.uid, e.gid, e.flag) == ("data/a", "file", 0o4751, os.getuid(), os.getgid(), "")
     assert e.mtime_ns == 1_600_000_000_123_456_789
 
 
 def test_small_files_in_memory_have_a_bound_together(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "IN_MEMORY_TOTAL", 25)
+    monkeypatch.setattr(copies, "IN_MEMORY_TOTAL", 25)
     for n in range(5):
         (disk.root / str(n)).write_bytes(b"0123456789")
     result = staged(disk)
@@ -301,18 +302,18 @@ def test_a_growing_file_is_something_that_it_was(disk: Disk) -> None:
 def test_what_never_holds_still_is_flagged_after_three_copies(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     at = disk.root / "a"
     at.write_bytes(b"x" * 100_000)
-    real, copies = staging._spool, []
+    real, targets = copies._spool, []
 
     def spool(source: int, target: Path) -> tuple[int, str]:
         done = real(source, target)
-        copies.append(target)
+        targets.append(target)
         with open(at, "ab") as file:
             file.write(b"y")
         return done
 
-    monkeypatch.setattr(staging, "_spool", spool)
+    monkeypatch.setattr(copies, "_spool", spool)
     one = only(staged(disk))
-    assert (one.entry.flag, one.row.settled, len(copies)) == ("unsettled", False, 3)
+    assert (one.entry.flag, one.row.settled, len(targets)) == ("unsettled", False, 3)
     honest(one)
     commit(disk, Stage([one]))
     monkeypatch.undo()
@@ -324,7 +325,7 @@ def test_what_never_holds_still_is_flagged_after_three_copies(disk: Disk, monkey
 def test_the_mode_is_that_of_the_moment(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     at = disk.root / "a"
     at.write_bytes(b"x" * 100_000)
-    real = staging._spool
+    real = copies._spool
 
     def spool(source: int, target: Path) -> tuple[int, str]:
         done = real(source, target)
@@ -335,7 +336,7 @@ def test_the_mode_is_that_of_the_moment(disk: Disk, monkeypatch: pytest.MonkeyPa
         return done
 
     at.chmod(0o644)
-    monkeypatch.setattr(staging, "_spool", spool)
+    monkeypatch.setattr(copies, "_spool", spool)
     one = only(staged(disk))
     assert (honest(one), one.entry.mode) == (b"new", 0o600)
 
@@ -365,13 +366,13 @@ def test_what_turns_into_something_else_before_it_is_staged(disk: Disk, now: str
 def test_what_goes_while_it_is_copied_is_gone(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     at = disk.root / "a"
     at.write_bytes(b"x" * 100_000)
-    real = staging._spool
+    real = copies._spool
 
     def spool(source: int, target: Path) -> tuple[int, str]:
         at.unlink()
         return real(source, target)
 
-    monkeypatch.setattr(staging, "_spool", spool)
+    monkeypatch.setattr(copies, "_spool", spool)
     result = staged(disk)
     assert (result.staged, result.vanished) == ([], ["data/a"])
     assert list(disk.base.glob("staging-*/*")) == []
@@ -401,7 +402,7 @@ def test_a_clone_is_read_back_from_the_copy(disk: Disk, monkeypatch: pytest.Monk
     at_first = at.read_bytes()
     monkeypatch.setattr("fcntl.ioctl", clone)
     with open(at, "rb") as source:
-        size, digest = staging._spool(source.fileno(), disk.base / "copy")
+        size, digest = copies._spool(source.fileno(), disk.base / "copy")
     assert (disk.base / "copy").read_bytes() == at_first
     assert (size, digest) == (len(at_first), hashlib.sha256(at_first).hexdigest())
 
