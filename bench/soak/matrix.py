@@ -83,12 +83,19 @@ def run(scale: float, seed: int) -> Found:
             found.kinds = tuple(sorted({*life, *start}))
             lives = _some(rng, list(itertools.product(life, FAULTS)), scale)
             starts = _some(rng, list(itertools.product(start, FAULTS)), scale)
-            jobs = [pool.submit(_lives, hub, tmp, f"lane{n}", lives[n::LANES], found) for n in range(LANES)]
+            many = [one for one in lives if not _for_all(*one)]
+            jobs = [pool.submit(_lives, hub, tmp, f"lane{n}", many[n::LANES], found) for n in range(LANES)]
             jobs += [
-                pool.submit(_start, hub, tmp, template, n, kind, fault, found) for n, (kind, fault) in enumerate(starts)
+                pool.submit(_start, hub, tmp, template, n, *one, found)
+                for n, one in enumerate(starts)
+                if not _for_all(*one)
             ]
             for job in jobs:
                 job.result()
+            _lives(hub, tmp, "alone", [one for one in lives if _for_all(*one)], found)
+            for n, one in enumerate(starts):
+                if _for_all(*one):
+                    _start(hub, tmp, template, n, *one, found)
     found.seconds = time.monotonic() - began
     print(found.line(), flush=True)
     for failure in found.failures[:10]:
@@ -129,9 +136,22 @@ def _writes(patient: Patient) -> Iterator[tuple[str, bytes]]:
     yield name, data
 
 
+EVERYBODYS = ("whoami", "cdn", "create_repo", "validate_yaml")
+
+
+def _everybodys(kind: str) -> bool:
+    """Whether such a request doesn't say which dataset it is about."""
+    return kind in EVERYBODYS or kind.startswith("xet_")
+
+
+def _for_all(kind: str, fault: str) -> bool:
+    """Whether it would end another Space's start too, which has no fault of its own: then it is tried alone."""
+    return _everybodys(kind) and FAULTS[fault].get("status") in (401, 403, 404)
+
+
 def _rule(hub: LocalHub, repo: str, kind: str, fault: str) -> int:
     """For one dataset where its name is in the request, else for everybody's."""
-    path = None if kind in ("whoami", "cdn", "create_repo", "validate_yaml") or kind.startswith("xet_") else repo
+    path = None if _everybodys(kind) else repo
     return hub.fault(**{"action": "status", "endpoint": kind, "path": path, "times": None, **FAULTS[fault]})
 
 
