@@ -14,12 +14,12 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from sidecar import company, log, once, pings, serving, session
+from sidecar import company, log, once, orphaned, pings, serving, session
 from sidecar.company import first
 from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
 from sidecar.heartbeat import Heartbeat
 from sidecar.life import Life, parse
-from sidecar.link import Link, Orders
+from sidecar.link import Link
 from sidecar.recording import Recording
 from sidecar.recovery import report
 from sidecar.recovery.checks import Checks
@@ -148,19 +148,7 @@ class Agent:
                 self.syncing.beside(self.syncing.engine.snapshot("stop", orders.until))
             await first(orders.final, orders.gone)
         if orders.gone.is_set() and not orders.final.is_set():
-            await self._orphaned()
-
-    async def _orphaned(self) -> None:
-        """The supervisor was killed. Main goes on, and so does syncing, until main's end or a signal of our own."""
-        orders = self.link.orders
-        obey_signals(orders)
-        self.state.note("supervisor-gone", SUPERVISOR_GONE)
-        log.warning(f"{SUPERVISOR_GONE} A SIGTERM to this agent (pid {os.getpid()}) makes the last snapshot")
-        gone = asyncio.create_task(company.until_gone(self.link.main.pid))
-        final = asyncio.create_task(orders.final.wait())
-        await asyncio.wait({gone, final}, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        final.cancel()
+            await orphaned.go_on(self.link, self.state, self.here.settings, self.syncing)
 
     async def last_sync(self) -> int:
         """The difference, and the release of the lease, in one commit."""
@@ -234,19 +222,6 @@ class Agent:
         return failure.exit_code
 
 
-SUPERVISOR_GONE = (
-    "the supervisor is gone: files are kept in sync as long as main lives, and nobody starts this agent again if it"
-    " ends. Restart the container soon."
-)
-
-
-def obey_signals(orders: Orders) -> None:
-    """Without a supervisor SIGTERM and SIGINT are ours: they ask for the last sync."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, orders.final.set)
-
-
 class Stopped(Exception):
     """A stop came before ready."""
 
@@ -282,7 +257,7 @@ def main(argv: Sequence[str]) -> int:
 async def _live(here: Session, life: Life, link: Link) -> int:
     agent = Agent(here, life, link)
     if not link.supervised:
-        obey_signals(link.orders)
+        orphaned.obey_signals(link.orders)
     try:
         return await agent.live()
     finally:

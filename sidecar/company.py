@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
-from sidecar import drills, inspection, log, pings, session
+from sidecar import drills, family, inspection, log, pings, session
 from sidecar.heartbeat import Heartbeat
 from sidecar.link import ALIVE_S, Link
 from sidecar.measures import EVERY_S
@@ -140,10 +139,6 @@ async def until_gone(pid: int | None) -> None:
 
 
 def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    """A zombie doesn't: where nobody reaps, it stays one."""
+    found = family.look_up(pid)
+    return found is not None and found.alive

@@ -147,7 +147,7 @@ def _document(entry: Entry | None) -> dict[str, Any] | None:
 
 
 def _files(found: Found, paths: Sequence[str]) -> int:
-    return sum(found.manifest.entries[p].kind != "dir" for p in paths)  # a link is one, as in all that is counted
+    return sum(found.manifest.entries[p].kind != "dir" for p in paths)  # a link is one, as in the list of snapshots
 
 
 def _bytes(found: Found, paths: Sequence[str]) -> int:

@@ -21,7 +21,8 @@ from tests.journeys import past
 from tests.journeys.past import LEASE, SNAPSHOT
 from tests.journeys.space import Space, agent_of, living, tree
 
-IDLE = "mkdir -p disk/data; echo started > disk/data/started; exec sleep 1000"
+FIRST = "mkdir -p disk/data; echo started > disk/data/started"
+IDLE = f"{FIRST}; exec sleep 1000"
 
 
 @contextlib.contextmanager
@@ -53,9 +54,9 @@ def files(disk: Path) -> dict[str, bytes]:
     return {path: (disk / path).read_bytes() for path, facts in tree(disk).items() if facts[0] == "file"}
 
 
-def started(space: Space) -> dict[str, Any]:
+def started(space: Space, then: str = "exec sleep 1000") -> dict[str, Any]:
     """Run a main that does nothing more, and make its first state durable."""
-    space.start("sh", "-c", IDLE)
+    space.start("sh", "-c", f"{FIRST}; {then}")
     status = space.running()
     space.wait(lambda s: (space.disk / "data/started").exists())
     space.checkpoint()
@@ -142,9 +143,21 @@ def after_the_supervisor_is_killed(tmp: Path) -> None:
         all_is_back(space)
 
 
-def after_the_supervisor_and_then_the_agent_is_ended(tmp: Path) -> None:
-    """Nobody is left to order the last snapshot: the agent's own SIGTERM does, also beside a main that lives."""
+def after_the_supervisor_everything_is_told_to_end(tmp: Path) -> None:
+    """Nobody is left to order the last snapshot: the agent's own SIGTERM does, and leaves main its time."""
     with in_folder(tmp) as space:
+        main, agent = orphaned(
+            space, "trap 'sleep 1; echo bye > disk/data/bye; exit' TERM; while :; do sleep 0.1; done"
+        )
+        os.kill(main, signal.SIGTERM)
+        os.kill(agent, signal.SIGTERM)
+        ended(space, agent)
+        assert restored(space) == {"data/started": b"started\n", "data/after": b"after", "data/bye": b"bye\n"}
+
+
+def after_the_supervisor_only_the_agent_is_told_to_end(tmp: Path) -> None:
+    """A main that stays has its time, and no more."""
+    with in_folder(tmp, SIDECAR_STOP_TIMEOUT="1s", SIDECAR_SHUTDOWN_GRACE="5s") as space:
         main, agent = orphaned(space)
         os.kill(agent, signal.SIGTERM)
         ended(space, agent)
@@ -152,9 +165,33 @@ def after_the_supervisor_and_then_the_agent_is_ended(tmp: Path) -> None:
         all_is_back(space)
 
 
-def orphaned(space: Space) -> tuple[int, int]:
+def after_a_stop_that_the_supervisor_did_not_live_to_see(tmp: Path) -> None:
+    """Its deadline is nobody's any more: what main writes later has all of the grace, on a slow store too."""
+    with on_hub(tmp, SIDECAR_STOP_TIMEOUT="2s", SIDECAR_SHUTDOWN_GRACE="3s") as (space, _):
+        space.start("sh", "-c", f"trap '' TERM; {IDLE}")
+        main = space.running()["main"]["pid"]
+        space.wait(lambda s: (space.disk / "data/started").exists())
+        agent = agent_of(space)
+        assert space.process is not None
+        space.process.terminate()
+        time.sleep(0.5)
+        os.kill(space.process.pid, signal.SIGKILL)
+        space.process.wait(5)
+        time.sleep(3)
+        assert space.get()["phase"] == "running"
+        (space.disk / "data/after").write_text("after")
+        os.kill(agent, signal.SIGTERM)
+        ended(space, agent)
+        os.kill(main, signal.SIGKILL)
+        all_is_back(space)
+
+
+LAST_WORDS = "trap 'sleep 1; echo bye > disk/data/bye; exit' TERM; while :; do sleep 0.1; done"
+
+
+def orphaned(space: Space, *then: str) -> tuple[int, int]:
     """Main and agent of a space whose supervisor was killed, which its health says; a file was written since."""
-    main = started(space)["main"]["pid"]
+    main = started(space, *then)["main"]["pid"]
     agent = agent_of(space)
     assert space.process is not None
     os.kill(space.process.pid, signal.SIGKILL)
@@ -376,7 +413,9 @@ JOBS: dict[str, Callable[[Path], None]] = {
         after_the_agent_is_killed_without_its_index,
         after_the_agent_dies_in_a_commit,
         after_the_supervisor_is_killed,
-        after_the_supervisor_and_then_the_agent_is_ended,
+        after_the_supervisor_everything_is_told_to_end,
+        after_the_supervisor_only_the_agent_is_told_to_end,
+        after_a_stop_that_the_supervisor_did_not_live_to_see,
         after_everything_is_killed,
         after_a_main_that_writes_to_its_last_moment,
         two_on_the_same_roots,

@@ -37,6 +37,7 @@ LAYERS: list[tuple[str, frozenset[str]]] = [
                 "posting",
                 "recording",
                 "resuming",
+                "orphaned",
                 "serving",
                 "session",
                 "syncing",
