@@ -9,6 +9,8 @@ import stat as st
 from sidecar.errors import RestoreFailed
 from sidecar.recovery.copying import copy_out, settle
 from sidecar.recovery.tree import Tick, Tree, steady_digest
+from sidecar.snapshot import mounts
+from sidecar.snapshot.exclude import STAGING_PREFIX
 
 NO_RENAME = (errno.EXDEV, errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM, errno.EROFS)
 """How a mount point, an overlay or somebody else's folder refuses a rename: then the bytes are copied."""
@@ -28,18 +30,22 @@ class Aside:
         if self._tree is not None:
             self._tree.close()
 
-    def move(self, tree: Tree, rel: str, new: str) -> bool:
+    def move(self, tree: Tree, rel: str, new: str, *, in_place: bool) -> bool:
         """Have what stands at ``rel`` of ``tree`` as ``new`` here; false where it can't be moved.
 
-        Done again after it was cut, it goes on. Raises OSError, and RestoreFailed where no name is free.
+        With ``in_place`` a file that has to stay where it is (a mount point) is written over afterwards: there a copy
+        will do. Done again after it was cut, it goes on. Raises OSError, and RestoreFailed where no name is free.
         """
+        found = tree.lstat(rel)
+        folder = found is not None and st.S_ISDIR(found.st_mode)
+        if folder and mounts.within(f"{tree.base}/{rel}"):
+            return False  # it isn't ours to take apart, wherever it would go
         to = self._open()
         to.ensure(new.rpartition("/")[0])
         if to.lstat(new) is not None:
             if self._same(tree, rel, to, new):
                 # Copied before a crash: only the original is left to go.
-                _drop(tree, rel)
-                return True
+                return _drop(tree, rel, in_place)
             new = self._free(to, new)
         try:
             tree.rename(rel, to, new)
@@ -47,16 +53,17 @@ class Aside:
         except OSError as error:
             if error.errno not in NO_RENAME:
                 raise
-            found = tree.lstat(rel)
-            if error.errno == errno.EBUSY and found is not None and st.S_ISDIR(found.st_mode):
-                return False  # a mount point: what is in it isn't ours to take apart
-        part = f"{new.rpartition('/')[0]}/.part".lstrip("/")
+            if error.errno == errno.EBUSY and (folder or not in_place):
+                return False
+        if not folder and not in_place and mounts.within(f"{tree.base}/{rel}"):
+            return False
+        part = f"{new.rpartition('/')[0]}/{STAGING_PREFIX}part".lstrip("/")  # no entry has such a name
         if to.lstat(part) is not None:
             to.remove(part)
         copy_out(tree, rel, to, part, self.tick)
         to.rename(part, to, new)
         settle(to.base)
-        return _drop(tree, rel)
+        return _drop(tree, rel, in_place)
 
     def settle(self) -> None:
         """Bring to the disk what was moved here."""
@@ -84,11 +91,11 @@ class Aside:
         raise RestoreFailed(f"{self.folder!r} has a thousand copies of {new!r}: look at them, remove some")
 
 
-def _drop(tree: Tree, rel: str) -> bool:
-    """Remove the original of a copy; a file that can't be (a mount point) is then written in place."""
+def _drop(tree: Tree, rel: str, in_place: bool) -> bool:
+    """Remove the original of a copy, or leave a file that will be written in place."""
     found = tree.lstat(rel)
     try:
         tree.remove(rel)
     except OSError:
-        return found is not None and st.S_ISREG(found.st_mode)
+        return in_place and found is not None and st.S_ISREG(found.st_mode)
     return True

@@ -16,9 +16,10 @@ from sidecar.recovery.choice import Image, Mode
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.plan import Place, Plan, Step, operations
 from sidecar.recovery.prepare import Ready, gather, prepare, settling
-from sidecar.recovery.redo import Applied, Journal, apply, clear, seal_tops
+from sidecar.recovery.redo import Applied, Journal, apply, set_aside
 from sidecar.recovery.staging import fetch
 from sidecar.recovery.survey import RowOf, survey
+from sidecar.recovery.tidy import clear, seal_tops
 from sidecar.recovery.tree import forget_digests
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Index, Known, Stat
@@ -102,8 +103,7 @@ def _put(job: Job, plan: Plan, ready: Ready, looked: Mapping[str, bool], meter: 
     used = {s.place for s in plan.steps if s.fetches}
     with settling([plan.places[n] for n in sorted(used)]) as settled:
         ops = operations(plan, sources, databases, job.manifest.entries, ready.folders)
-        aside = sum(op.away for op in ops)
-        folder = _conflicts(job.state_dir) if aside and job.state_dir is not None else None
+        folder = _conflicts(job.state_dir) if job.state_dir is not None else None
         log = Journal(
             *(job.store_id, str(job.manifest.snapshot), job.revision, job.instance, job.index is not None),
             str(folder) if folder is not None else None,
@@ -128,7 +128,7 @@ def _put(job: Job, plan: Plan, ready: Ready, looked: Mapping[str, bool], meter: 
         clear(place)
     seal_tops(log)
     forget_digests()
-    return _restored(plan, applied, folder, aside)
+    return _restored(plan, applied, folder, set_aside(log, applied))
 
 
 def _staging_lost(applied: Applied) -> NoReturn:
@@ -163,7 +163,7 @@ def _restored(plan: Plan, applied: Applied, folder: Path | None, aside: int) -> 
         fetched=len(fetched),
         fetched_bytes=sum(e.size for e in fetched),
         kept_newer=sum(s.action == "newer" and s.local is not None for s in plan.steps),
-        conflicts=folder if folder is not None and folder.is_dir() else None,
+        conflicts=folder if aside else None,
         conflict_count=aside,
         blocked=tuple(sorted(blocked)),
         image_newer=sum(s.action == "image" and s.local is not None for s in plan.steps),

@@ -18,7 +18,8 @@ import orjson
 
 from sidecar.errors import ManifestError
 from sidecar.recovery.plan import Op, Place
-from sidecar.recovery.redo import Applied, Journal, apply, clear, seal_tops
+from sidecar.recovery.redo import Applied, Journal, apply, set_aside
+from sidecar.recovery.tidy import clear, seal_tops
 from sidecar.recovery.tree import Tick
 from sidecar.snapshot import codec
 from sidecar.snapshot.index import Index, Known
@@ -148,7 +149,7 @@ def finish_journal(state_dir: Path, index: Index | None = None, *, tick: Tick = 
         return None
     applied = apply(journal, tick)
     conflicts = Path(journal.conflicts) if journal.conflicts and os.path.isdir(journal.conflicts) else None
-    aside = sum(op.away for op in journal.ops)
+    aside = set_aside(journal, applied)
     known = (journal.store, journal.snapshot, journal.revision, len(journal.ops), conflicts, aside)
     if applied.lost:
         why = f"{len(applied.lost)} verified files are gone from staging, {applied.lost[0]!r} first"

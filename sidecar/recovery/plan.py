@@ -123,7 +123,8 @@ class Op:
     ``mtime_ns`` None: the time stays as it is. ``source`` is the staged file's name, or of a folder that is staged as
     a whole the folder's. ``away``: whatever else
     stands there goes to conflicts first. ``sides``: endings of SQLite's files beside it that go too.
-    ``expect``: (size, mtime_ns, ctime_ns) that a kept file must still have, and one that goes.
+    ``expect``: (size, mtime_ns, ctime_ns) that a kept file must still have, one that goes, and what is replaced; what
+    else stands there was written since, and makes way into conflicts.
     """
 
     what: Literal["dir", "file", "link", "meta", "gone", "seal"]
@@ -213,13 +214,14 @@ def operations(
             gone.append(_removal(s, plan.fresh))
             continue
         away = s.action == "conflict"
+        seen = _seen(s.local) if s.action == "replace" and s.local is not None else None
         common = (s.place, s.rel, e.path, e.mode, e.uid, e.gid, e.mtime_ns)
         if e.kind == "file" and s.changes:
             sides = SIDE_FILES if e.path in databases or (s.local is not None and s.local.live) else ()
             left = tuple(x for x in sides if e.path + x not in named)
-            files.append(Op("file", *common, sources[e.path], e.size, e.sha256, away=away, sides=left))
+            files.append(Op("file", *common, sources[e.path], e.size, e.sha256, "", away, left, seen))
             continue
-        base = Op("seal", *common)
+        base = Op("seal", *common, expect=seen)
         if e.kind == "dir":
             taking = (s.place, s.rel) in touched
             made += _folder(s, base, away, taking, folders.get((s.place, s.rel), ""))
@@ -227,17 +229,21 @@ def operations(
         elif e.kind == "symlink" and s.changes:
             links.append(replace(base, what="link", target=e.target, away=away))
         elif s.action == "meta" and s.local is not None:
-            now = (s.local.size, s.local.mtime_ns, s.local.ctime_ns)
-            meta.append(replace(base, what="meta", expect=now))
+            meta.append(replace(base, what="meta", expect=_seen(s.local)))
     return [*made, *files, *links, *meta, *reversed(gone), *reversed(seals)]
 
 
 def _removal(step: Step, fresh: bool) -> Op:
     """Of a fresh disk the image has another copy of it; on any other it is moved aside."""
     assert step.local is not None
-    now = (step.local.size, step.local.mtime_ns, step.local.ctime_ns)
     aside = not fresh and step.local.kind != "dir"
-    return Op("gone", step.place, step.rel, step.entry.path, sha256=printed(step.local), away=aside, expect=now)
+    return Op(
+        "gone", step.place, step.rel, step.entry.path, sha256=printed(step.local), away=aside, expect=_seen(step.local)
+    )
+
+
+def _seen(local: Local) -> tuple[int, int, int]:
+    return local.size, local.mtime_ns, local.ctime_ns
 
 
 def _folder(step: Step, base: Op, away: bool, touched: bool, source: str) -> list[Op]:

@@ -143,13 +143,13 @@ def _check_room(
 ) -> None:
     """Compare what is still to come with what each filesystem has free."""
     needed: dict[int, int] = {}
-    shown: dict[int, str] = {}
+    shown: dict[int, tuple[str, str]] = {}
     devices: dict[str, int] = {}
 
-    def add(path: str, size: int) -> None:
+    def add(path: str, size: int, name: str = "") -> None:
         if (device := devices.get(path)) is None:
             device = devices[path] = os.stat(path).st_dev
-            shown.setdefault(device, path)
+            shown.setdefault(device, (path, name or os.path.dirname(path)))
         needed[device] = needed.get(device, 0) + -(-size // BLOCK) * BLOCK
 
     bundles: dict[str, Path] = {}
@@ -169,12 +169,13 @@ def _check_room(
         own = os.stat(state_dir).st_dev
         for step in plan.steps:
             if step.action == "conflict" and step.local is not None and step.local.stat.dev != own:
-                add(str(state_dir), step.local.size)
+                add(str(state_dir), step.local.size, str(state_dir))
     for device, size in needed.items():
-        room = os.statvfs(shown[device])
+        path, name = shown[device]
+        room = os.statvfs(path)
         free = room.f_bavail * room.f_frsize
         if room.f_blocks and size > free:
-            raise no_room(os.path.dirname(shown[device]), size, free)
+            raise no_room(name, size, free)
 
 
 def _to_come(staging: Path, sha: str, size: int) -> int:

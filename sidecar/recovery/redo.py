@@ -17,7 +17,6 @@ from sidecar.recovery.copying import pour, settle
 from sidecar.recovery.plan import Op, Place
 from sidecar.recovery.tree import Tick, Tree, steady_digest
 from sidecar.recovery.trouble import failed
-from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Stat
 from sidecar.snapshot.manifest import FOLDER
 
@@ -42,12 +41,20 @@ class Journal:
 class Applied:
     """What came of a journal: the stat of each entry that it put in place, and what it couldn't.
 
-    ``lost`` are the entries whose staged bytes are gone; ``blocked`` what nobody could move aside.
+    ``lost`` are the entries whose staged bytes are gone; ``blocked`` what nobody could move aside; ``unseen`` counts
+    what was moved aside because it came after the plan.
     """
 
     stats: Mapping[str, Stat]
     lost: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
+    unseen: int = 0
+
+
+def set_aside(journal: Journal, applied: Applied) -> int:
+    """How much lies in conflicts now: what was to go there and could, also before a crash, and what came since."""
+    blocked = set(applied.blocked)
+    return sum(op.away and op.path not in blocked for op in journal.ops) + applied.unseen
 
 
 def apply(journal: Journal, tick: Tick) -> Applied:
@@ -67,7 +74,7 @@ def apply(journal: Journal, tick: Tick) -> Applied:
             if tree is not None:
                 settle(tree.base)
         run.aside.settle()
-        return Applied(run.stats, tuple(run.lost), tuple(run.blocked))
+        return Applied(run.stats, tuple(run.lost), tuple(run.blocked), run.unseen)
 
 
 class _Run:
@@ -84,6 +91,7 @@ class _Run:
         self.stats: dict[str, Stat] = {}
         self.lost: list[str] = []
         self.blocked: list[str] = []
+        self.unseen = 0
 
     def one(self, op: Op) -> None:
         if op.place not in self.trees:
@@ -117,7 +125,7 @@ class _Run:
     def _dir(self, op: Op, tree: Tree) -> None:
         found = tree.lstat(op.rel)
         if found is None or not st.S_ISDIR(found.st_mode):
-            if found is not None and not self._make_way(op, tree):
+            if found is not None and not self._make_way(op, tree, found):
                 return
             if not op.source or not self._whole(op, tree):
                 tree.mkdir(op.rel, 0o700)
@@ -159,10 +167,18 @@ class _Run:
         if staging is None or ((op.away or op.sides) and staging.lstat(op.source) is None):
             self._placed(op, tree)
             return
-        if op.away and tree.lstat(op.rel) is not None and not self._away(op, tree, ""):
-            return
+        found = tree.lstat(op.rel)
+        if found is not None and self._goes_aside(op, found):
+            if staging.lstat(op.source) is None:
+                self._placed(op, tree)
+                return
+            if not self._away(op, tree):
+                return
         for ending in op.sides:
-            if tree.lstat(op.rel + ending) is not None and not (op.away and self._away(op, tree, ending)):
+            found = tree.lstat(op.rel + ending)
+            # What was replaced had them as its own.
+            aside = found is not None and (op.away or op.expect is None) and self._goes_aside(op, found)
+            if found is not None and not (aside and self._away(op, tree, ending)):
                 tree.unlink(op.rel + ending)
         found = None
         try:
@@ -214,7 +230,7 @@ class _Run:
     def _link(self, op: Op, tree: Tree) -> None:
         found = tree.lstat(op.rel)
         if found is not None and not (st.S_ISLNK(found.st_mode) and tree.readlink(op.rel) == op.target):
-            if not self._make_way(op, tree):
+            if not self._make_way(op, tree, found):
                 return
             found = None
         if found is None:
@@ -240,7 +256,7 @@ class _Run:
                     tree.rmdir(op.rel)
             elif (found.st_size, found.st_mtime_ns, found.st_ctime_ns) == op.expect and not st.S_ISDIR(found.st_mode):
                 if op.away:
-                    self._away(op, tree, "")
+                    self._away(op, tree)
                 else:
                     tree.unlink(op.rel)
 
@@ -249,18 +265,25 @@ class _Run:
         if found is not None:
             self.stats[op.path] = Stat.of(found)
 
-    def _make_way(self, op: Op, tree: Tree) -> bool:
-        if op.away:
-            return self._away(op, tree, "")
+    def _goes_aside(self, op: Op, found: os.stat_result) -> bool:
+        """Whether what stands there is kept: it differed when it was planned, or is another since."""
+        if op.away or self.journal.conflicts is None:
+            return op.away
+        return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) != op.expect
+
+    def _make_way(self, op: Op, tree: Tree, found: os.stat_result) -> bool:
+        if self._goes_aside(op, found):
+            return self._away(op, tree)
         tree.unlink(op.rel)
         return True
 
-    def _away(self, op: Op, tree: Tree, ending: str) -> bool:
+    def _away(self, op: Op, tree: Tree, ending: str = "") -> bool:
         """Move what stands there to conflicts; False where it can't be moved. Never loses it."""
-        if self.aside.move(tree, op.rel + ending, op.path + ending):
-            return True
-        self.blocked.append(op.path)
-        return False
+        if not self.aside.move(tree, op.rel + ending, op.path + ending, in_place=op.what == "file"):
+            self.blocked.append(op.path)
+            return False
+        self.unseen += not op.away
+        return True
 
 
 def _is_dressed(op: Op, found: os.stat_result) -> bool:
@@ -268,27 +291,3 @@ def _is_dressed(op: Op, found: os.stat_result) -> bool:
         *(op.mode, op.uid),
         op.gid,
     )
-
-
-def clear(place: Place) -> None:
-    """Remove what this and earlier starts staged for ``place``; what can't be removed is in nobody's way."""
-    above, name = os.path.split(place.staging)
-    with suppress(OSError), Tree(above) as tree:
-        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.folder(""))
-        try:
-            names = os.listdir(fd)
-        finally:
-            os.close(fd)
-        for found in names:
-            # Beside a single file others may stage too; in a folder root nobody but us.
-            if found == name or (not place.leaf and found.startswith(STAGING_PREFIX)):
-                with suppress(OSError):
-                    tree.remove(found)
-
-
-def seal_tops(journal: Journal) -> None:
-    """Set the roots' own times again, which removing the staging folder has changed."""
-    for op in journal.ops:
-        if op.what == "seal" and not op.rel:
-            with suppress(OSError), Tree(journal.places[op.place].base) as tree:
-                tree.dress("", None, op.uid, op.gid, op.mtime_ns)

@@ -26,6 +26,7 @@ from sidecar.recovery.plan import Place, Step, at_or_under, ordered
 from sidecar.recovery.tree import Tick, Tree, is_database, steady_digest
 from sidecar.recovery.trouble import failed, in_the_way
 from sidecar.roots import Root
+from sidecar.snapshot import mounts
 from sidecar.snapshot.exclude import STAGING_PREFIX
 from sidecar.snapshot.index import Row, Stat
 from sidecar.snapshot.manifest import FOLDER, Entry, Manifest, root_of
@@ -146,7 +147,7 @@ class _Looker:
             action = "keep"
         if action == "conflict" and local is not None and local.kind == "dir" and tree is not None:
             ours = self.own is not None and _reaches(self.own, here)
-            if ours or tree.mount_point(rel):
+            if ours or tree.mount_point(rel) or mounts.within(here):
                 action = "blocked"
         step = Step(action, entry, n, rel, local, implied, known, _recordable(action, entry, local, row))
         if step.changes and local is not None and self.mode != "confirm":

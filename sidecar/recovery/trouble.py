@@ -54,6 +54,8 @@ def unwritable(path: str, inside: str, snapshot: str, error: str) -> RestoreFail
 
 
 def _fix(path: str) -> str:
+    if os.path.isfile(path):
+        return f"chown {os.geteuid()}:{os.getegid()} {path}, or mount it so that it may be written"
     recursive = "-R " if os.path.isdir(path) and os.access(path, os.W_OK) else ""
     return f"RUN mkdir -p {path} && chown {recursive}{os.geteuid()}:{os.getegid()} {path}"
 

@@ -24,6 +24,16 @@ def mount_of(path: str, table: str = TABLE) -> str | None:
     return found
 
 
+def within(path: str, table: str = TABLE) -> bool:
+    """Whether anything is mounted at ``path`` (real, absolute) or below it; False where that can't be told."""
+    try:
+        with open(table, encoding="utf-8", errors="surrogateescape") as file:
+            points = [_unescaped(line.split(" ", 5)[4]) for line in file]
+    except (OSError, IndexError):
+        return False
+    return any(at == path or at.startswith(path + "/") for at in points)
+
+
 def _unescaped(text: str) -> str:
     """As proc_pid_mountinfo(5) has it: space, tab, newline and backslash are octal."""
     return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), text)

@@ -164,6 +164,64 @@ def mount_point_in_the_way_of_a_file_is_left(base: Path) -> None:
     assert done.files == 1
 
 
+@scenario
+def mounts_in_a_folder_that_would_make_way_are_left(base: Path) -> None:
+    """Also where conflicts lie on another filesystem: the folder would be copied there, and then removed."""
+    for other in (False, True):
+        world = World(base / str(other))
+        fill(world.root, {"was": "file", "z": "3"})
+        revision, manifest = world.snapshot()
+        world.empty_disk()
+        fill(world.root, {"was/mine": "1", "was/bound/hidden": ""})
+        fill(world.base / "precious", {"p": "theirs"})
+        mount("--bind", str(world.base / "precious"), str(world.root / "was/bound"))
+        if other:
+            tmpfs(world.state / "conflicts")
+        done = world.restore(revision, manifest)
+        assert done.blocked == ("data/was",)
+        assert (world.base / "precious/p").read_text() == "theirs"
+        assert (world.root / "was/mine").read_text() == "1"
+        assert (world.root / "z").read_text() == "3"
+        assert not journal.is_open(world.state)
+
+
+@scenario
+def bound_file_in_the_way_of_a_folder_or_link_is_left(base: Path) -> None:
+    for other in (False, True):
+        world = World(base / str(other))
+        fill(world.root, {"folder/in": "1", "z": "3"})
+        (world.root / "link").symlink_to("z")
+        revision, manifest = world.snapshot()
+        world.empty_disk()
+        fill(world.root, {"folder": "", "link": ""})
+        fill(world.base, {"theirs": "theirs"})
+        for name in ("folder", "link"):
+            mount("--bind", str(world.base / "theirs"), str(world.root / name))
+        if other:
+            tmpfs(world.state / "conflicts")
+        done = world.restore(revision, manifest)
+        assert done.blocked == ("data/folder", "data/folder/in", "data/link")
+        assert (done.conflict_count, done.conflicts) == (0, None)
+        assert (world.base / "theirs").read_text() == "theirs"
+        assert (world.root / "z").read_text() == "3"
+        assert not journal.is_open(world.state)
+
+
+@scenario
+def conflict_with_the_name_of_a_copy_in_the_making(base: Path) -> None:
+    world = World(base)
+    fill(world.root, {".part": "1", "a": "2"})
+    revision, manifest = world.snapshot()
+    fill(world.root, {".part": "mine too", "a": "mine"})
+    shutil.rmtree(world.state)
+    world.state.mkdir()
+    tmpfs(world.state / "conflicts")
+    done = world.restore(revision, manifest)
+    assert done.conflicts is not None
+    moved = {p.name: p.read_text() for p in (done.conflicts / "data").iterdir()}
+    assert moved == {".part": "mine too", "a": "mine"}
+
+
 # Full disks
 
 
@@ -220,6 +278,18 @@ def disk_that_fills_up_meanwhile(base: Path) -> None:
     assert (world.root / "large").read_text() == "mine"
     os.unlink(world.root / "somebody's")
     assert world.restore(revision, manifest).fetched == 1
+
+
+@scenario
+def too_small_a_state_dir_is_what_is_named(base: Path) -> None:
+    world = World(base)
+    fill(world.root, {"a": "1"})
+    revision, manifest = world.snapshot()
+    fill(world.root, {"a": os.urandom(3_000_000)})
+    shutil.rmtree(world.state)
+    tmpfs(world.state, "1m")
+    failure = refused(world, revision, manifest)
+    assert f"{str(world.state)!r} needs" in failure.message, failure.message
 
 
 @scenario

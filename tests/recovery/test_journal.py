@@ -253,6 +253,64 @@ def test_conflict_copy_that_is_there_already_is_never_overwritten(world: World) 
     assert (world.root / "a").read_text() == "one"
 
 
+def test_what_was_written_since_the_cut_makes_way_into_conflicts(world: World) -> None:
+    """Nothing stood there when it was planned: an entrypoint's default, or an app that ran without the sidecar."""
+    fill(world.root, {"a": "one", "b": "two", "c": "three", "x.db": "four"})
+    (world.root / "link").symlink_to("a")
+    (world.root / "folder").mkdir()
+    revision, manifest = world.snapshot()
+    shutil.rmtree(world.root / "folder")
+    (world.root / "link").unlink()
+    ops = [Op("dir", 0, "folder", "data/folder", 0o700), *file_ops(world, manifest)]
+    ops = [replace(op, sides=("-wal",)) if op.rel == "x.db" else op for op in ops]
+    ops.append(Op("link", 0, "link", "data/link", 0o777, target="a"))
+    for name in ("a", "b", "c", "x.db"):
+        (world.root / name).unlink()
+    interrupted(world, manifest, revision, ops)
+    fill(world.root, {"a": "mine", "b/in": "mine, in a folder", "folder": "f", "link": "l", "x.db-wal": "w"})
+    outcome = finish_journal(world.state)
+    assert outcome is not None
+    assert (outcome.complete, outcome.conflict_count) == (True, 5)
+    moved = world.state / "conflicts/1/data"
+    assert {p.name: p.read_text() for p in moved.iterdir() if p.is_file()} == {
+        "a": "mine",
+        "folder": "f",
+        "link": "l",
+        "x.db-wal": "w",
+    }
+    assert (moved / "b/in").read_text() == "mine, in a folder"
+    assert {p.name: p.read_text() for p in world.root.iterdir() if p.is_file() and not p.is_symlink()} == {
+        "a": "one",
+        "b": "two",
+        "c": "three",
+        "x.db": "four",
+    }
+    assert os.readlink(world.root / "link") == "a"
+    assert (world.root / "folder").is_dir()
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_is_replaced_makes_way_only_if_it_was_written_since(world: World, written: bool) -> None:
+    fill(world.root, {"a": "new"})
+    revision, manifest = world.snapshot()
+    ops = file_ops(world, manifest)
+    fill(world.root, {"a": "old"})
+    found = os.stat(world.root / "a")
+    interrupted(
+        world,
+        manifest,
+        revision,
+        [replace(op, expect=(found.st_size, found.st_mtime_ns, found.st_ctime_ns)) for op in ops],
+    )
+    if written:
+        fill(world.root, {"a": "mine"})
+    outcome = finish_journal(world.state)
+    assert outcome is not None
+    assert (world.root / "a").read_text() == "new"
+    assert outcome.conflict_count == written
+    assert (outcome.conflicts is not None) == written
+
+
 def test_kept_file_that_changed_since_it_was_looked_at_is_left_alone(world: World) -> None:
     fill(world.root, {"a": "one"})
     revision, manifest = world.snapshot()
