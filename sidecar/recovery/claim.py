@@ -15,11 +15,12 @@ from sidecar import log
 from sidecar.errors import EX_REFUSED, RestoreFailed
 from sidecar.recovery import lease as leases
 from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait
-from sidecar.recovery.turns import Waiting, lets_go
+from sidecar.recovery.turns import Waiting, last_claim, lets_go
 from sidecar.snapshot import machine
 from sidecar.snapshot.manifest import ASKS
 from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, Unavailable
 
+ALL = 100_000
 POLL_S = 2.0
 ALIVE_S = 0.5
 TRIES = 3
@@ -122,6 +123,9 @@ async def attempt(
     """What can be done at once about the lease that was ``found`` at ``head``. Raises as ``claim`` does."""
     if head is not None and found is not None and (found.instance, found.state) == (me.instance, "held"):
         return Claimed(head, Tenure(found, found.resuming), None)  # an earlier attempt, or agent, of ours has taken it
+    if head is not None and found is None:
+        # Deleted by hand, or never there. Whoever claimed it since the newest snapshot has had that epoch.
+        least_epoch = max(least_epoch, last_claim([commit.title for commit in await store.history(ALL)]))
     now = time.monotonic()
     decision = leases.decide(found, me, least_epoch=least_epoch)
     silent = isinstance(decision, Wait) and waiting.silent(decision.holder, now)

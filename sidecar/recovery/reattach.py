@@ -58,10 +58,13 @@ def choice(index: Index, instance: str) -> tuple[str, Revision, Revision | None]
     return (words, source, head) if whose == instance and known.revision == source else None
 
 
-async def settle(index: Index, store_id: str, manifest: Manifest, head: Revision) -> bool:
-    """Whether the index describes ``manifest``, the one at ``head``, once a commit of unknown outcome is settled."""
+async def settle(index: Index, store_id: str, manifest: Manifest, head: Revision, sender: str | None = None) -> bool:
+    """Whether the index describes ``manifest``, the one at ``head``, once a commit of unknown outcome is settled.
+
+    ``sender`` is the instance that sent it, where that is known: another's snapshot may have the same number.
+    """
     sent = await asyncio.to_thread(index.pending)
-    if sent is not None and sent == manifest.snapshot:
+    if sent is not None and sent == manifest.snapshot and sender in (None, manifest.instance):
         await asyncio.to_thread(index.promote, store_id, head)
     elif sent is not None:
         await asyncio.to_thread(index.discard)
@@ -83,7 +86,7 @@ async def reattach(store: Store, index: Index, plan: Plan) -> Reattached:
             raise
         manifest = None  # the damaged head that the choice was made for
     found = await read_lease(store, head)
-    intact = manifest is None or await settle(index, plan.store_id, manifest, head)
+    intact = manifest is None or await settle(index, plan.store_id, manifest, head, plan.me.instance)
     # A life that has had no lease yet may take one, as long as the head is what it started from.
     unmoved = chosen[2] == head if chosen is not None else manifest is not None and intact
     stands, writer = (manifest.snapshot, manifest.instance) if manifest is not None else (None, "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait, decide, decode, encode
-from sidecar.recovery.turns import Left, Waiting, goes_on, lets_go, reclaims
+from sidecar.recovery.turns import Left, Waiting, goes_on, last_claim, lets_go, reclaims
 from sidecar.snapshot.manifest import ASKS, HANDS, SnapshotId, title
 from sidecar.sync.rights import about_the_lease, weigh
 
@@ -120,16 +120,16 @@ class Container:
         self.started_at, clean = self.store.now, False
         while True:
             yield "look"
-            found, head, stands = self.store.lease, self.store.head, self.store.head.stands
+            found, head = self.store.lease, self.store.head
             if found is not None and (found.instance, found.state) == (self.me.instance, "held"):
                 self.tenure, claimed = Tenure(found), head
                 break
-            decision = decide(found, self.me, least_epoch=stands.epoch if stands else 0)
+            decision = decide(found, self.me, least_epoch=self.least())
             silent = isinstance(decision, Wait) and waiting.silent(decision.holder, self.store.now)
             if isinstance(decision, Wait) and silent and decision.request is None:
                 waited = self.store.now - self.store.lease_since
                 assert waited >= WAIT_S or self.store.now - self.started_at >= 10 * WAIT_S, "it had its time"
-                decision = decide(found, self.me, least_epoch=stands.epoch if stands else 0, silent=True)
+                decision = decide(found, self.me, least_epoch=self.least(), silent=True)
             if isinstance(decision, Refuse):
                 self.state = "gone"
                 return
@@ -160,6 +160,12 @@ class Container:
         self.disk |= claimed.holds
         yield from self.live()
 
+    def least(self) -> int:
+        """The latest epoch that somebody is known to have had (claim.attempt)."""
+        stands = self.store.head.stands
+        claimed = last_claim(c.title for c in self.store.main) if self.store.lease is None else 0
+        return max(claimed, stands.epoch if stands else 0)
+
     def began_on(self, head: Commit, sent: SnapshotId | None = None) -> None:
         self.head, self.snapshot, self.sent, self.unclear = head.number, head.stands, sent, None
         self.requested = self.lost = False
@@ -169,14 +175,15 @@ class Container:
         while True:
             yield "look"
             found, head = self.store.lease, self.store.head
-            unmoved = head.stands is not None and head.stands in (self.snapshot, self.sent)
+            mine = head.stands == self.sent and head.writer == self.me.instance  # ``settle``
+            unmoved = head.stands is not None and (head.stands == self.snapshot or mine)
             if not goes_on(found, head.stands, head.writer, self.me, unmoved=unmoved):
                 self.state, self.tenure = "fenced", None  # for good
                 return
             if found is not None and (found.instance, found.state) == (self.me.instance, "held"):
                 self.tenure = Tenure(found)
                 break
-            decision = decide(found, self.me, least_epoch=head.stands.epoch if head.stands else 0)
+            decision = decide(found, self.me, least_epoch=self.least())
             assert isinstance(decision, Take)
             words = f"sidecar: lease {decision.lease.epoch} claimed by {self.me.instance}"
             if self.send((yield "claim"), head.number, words, encode(decision.lease)) == "ok":
@@ -378,7 +385,7 @@ class Container:
             waited = self.store.now - since
             if found is None or not reclaims(found, head.stands, self.me, left, waited_s=waited, patience_s=PATIENCE_S):
                 continue
-            decision = decide(found, self.me, least_epoch=head.stands.epoch if head.stands else 0)
+            decision = decide(found, self.me, least_epoch=self.least())
             if (found.instance, found.state) == (self.me.instance, "held"):
                 self.tenure = Tenure(found)
             elif isinstance(decision, Take):

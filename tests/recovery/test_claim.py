@@ -92,6 +92,22 @@ def test_an_empty_store_is_anybodys(tmp_path: Path, least: int, epoch: int) -> N
     run(tmp_path, scenario)
 
 
+@pytest.mark.parametrize(("least", "epoch"), [(0, 4), (7, 8)])
+def test_a_lease_that_was_deleted_by_hand_gives_no_epoch_away_again(tmp_path: Path, least: int, epoch: int) -> None:
+    """Who had claimed it may be alive, and number snapshots by that epoch."""
+
+    async def scenario(store: Faulty) -> None:
+        for number in (2, 3):
+            await put(store, Lease(number, "other", "local", "held"), f"sidecar: lease {number} claimed by other")
+        real = store.store
+        await real.commit(await real.head(), {}, [PATH], "Delete .sidecar/lease.json")
+        taken = await take(store, least=least)
+        assert isinstance(taken, Claimed)
+        assert taken.tenure.epoch == epoch
+
+    run(tmp_path, scenario)
+
+
 @pytest.mark.parametrize("clean", [True, False])
 def test_a_released_lease_is_taken_at_once_and_tells_how_its_holder_ended(tmp_path: Path, clean: bool) -> None:
     async def scenario(store: Faulty) -> None:

@@ -187,6 +187,20 @@ Lives.TestCase.settings = settings(
 TestLives = Lives.TestCase
 
 
+def test_a_lease_that_is_deleted_twice_gives_no_epoch_away_again() -> None:
+    """Found by the search: a claim without a snapshot was forgotten with its lease; two snapshots had one number."""
+    state = Lives()
+    state.begin(3)
+    state.comes_all_the_way(2, ["sync"])
+    state.loses_its_agent(2)
+    state.somebody_edits(lease=True)
+    state.has_time(0, ["write", "write", "write", "checkpoint", "write"])
+    state.somebody_edits(lease=True)
+    state.comes_all_the_way(2, ["write", "write", "sync", "write"])
+    state.what_landed_is_right()
+    state.teardown()
+
+
 def test_the_model_hands_over_as_the_real_ones_do() -> None:
     """So that the machine above is known to come that far."""
     store = Store()
