@@ -14,7 +14,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from sidecar import company, log, once, orphaned, pings, serving, session
+from sidecar import company, log, once, pings, serving, session, unsupervised
 from sidecar.company import first
 from sidecar.errors import EX_FAILED, RestoreFailed, SidecarError
 from sidecar.heartbeat import Heartbeat
@@ -148,7 +148,7 @@ class Agent:
                 self.syncing.beside(self.syncing.engine.snapshot("stop", orders.until))
             await first(orders.final, orders.gone)
         if orders.gone.is_set() and not orders.final.is_set():
-            await orphaned.go_on(self.link, self.state, self.here.settings, self.syncing)
+            await unsupervised.go_on(self.link, self.state, self.here.settings, self.syncing)
 
     async def last_sync(self) -> int:
         """The difference, and the release of the lease, in one commit."""
@@ -257,7 +257,7 @@ def main(argv: Sequence[str]) -> int:
 async def _live(here: Session, life: Life, link: Link) -> int:
     agent = Agent(here, life, link)
     if not link.supervised:
-        orphaned.obey_signals(link.orders)
+        unsupervised.obey_signals(link.orders)
     try:
         return await agent.live()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -139,6 +140,12 @@ async def until_gone(pid: int | None) -> None:
 
 
 def _lives(pid: int) -> bool:
-    """A zombie doesn't: where nobody reaps, it stays one."""
+    """A zombie doesn't: where nobody reaps, it stays one. What can't be told lives."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
     found = family.look_up(pid)
-    return found is not None and found.alive
+    return found is None or found.alive

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from sidecar import session, tending
+from sidecar import log, session, tending
 from sidecar.errors import SidecarError, TryLater
 from sidecar.recovery import journal, report
 from sidecar.recovery.claim import read_lease
@@ -137,7 +137,9 @@ async def require_known(here: Session) -> None:
     snapshot is for the cold-start check to judge, and one that isn't there, or can't be seen, for the claim: it makes
     it, or says why it can't.
     """
-    await asyncio.to_thread(journal.finish_journal, here.plan.state_dir, here.index)
+    done = await asyncio.to_thread(journal.finish_journal, here.plan.state_dir, here.index)
+    if done is not None and done.conflicts is not None:
+        log.warning(f"a restore of {done.snapshot} was cut off before; what differed from it lies in {done.conflicts}")
     try:
         exists = (await here.store.check()).exists
     except NotFound:

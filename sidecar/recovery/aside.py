@@ -65,6 +65,12 @@ class Aside:
         settle(to.base)
         return _drop(tree, rel, in_place)
 
+    def has(self, path: str) -> bool:
+        """Whether ``path`` was moved here, also before a crash."""
+        if self._tree is None and (self.folder is None or not os.path.isdir(self.folder)):
+            return False
+        return self._open().lstat(path) is not None
+
     def settle(self) -> None:
         """Bring to the disk what was moved here."""
         if self._tree is not None:
@@ -89,6 +95,20 @@ class Aside:
             if to.lstat(f"{new}~{number}") is None:
                 return f"{new}~{number}"
         raise RestoreFailed(f"{self.folder!r} has a thousand copies of {new!r}: look at them, remove some")
+
+
+def count(folder: str | None) -> int:
+    """How many files and links lie in such a folder: it may have been filled by several starts."""
+    if folder is None or not os.path.isdir(folder):
+        return 0
+    found = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found += count(entry.path)
+            else:
+                found += not entry.name.startswith(STAGING_PREFIX)
+    return found
 
 
 def _drop(tree: Tree, rel: str, in_place: bool) -> bool:

@@ -17,10 +17,12 @@ from sidecar.recovery import lease as leases
 from sidecar.recovery.lease import Lease, Me, Refuse, Take, Tenure, Wait
 from sidecar.recovery.turns import Waiting, last_claim, lets_go
 from sidecar.snapshot import machine
-from sidecar.snapshot.manifest import ASKS
+from sidecar.snapshot.manifest import ASKS, claim_title
 from sidecar.stores.base import Conflict, Denied, NotFound, Revision, Store, Unavailable
 
 ALL = 100_000
+"""Commits of a history: more than any has."""
+
 POLL_S = 2.0
 ALIVE_S = 0.5
 TRIES = 3
@@ -159,7 +161,7 @@ async def attempt(
 
 
 async def _take(store: Store, head: Revision | None, decision: Take, me: Me) -> Claimed | Unleased:
-    message = f"sidecar: lease {decision.lease.epoch} claimed by {me.instance}"
+    message = claim_title(decision.lease.epoch, me.instance)
     for attempt in range(1, TRIES + 1):
         try:
             revision = await _commit(store, head, decision.lease, message)
@@ -196,7 +198,7 @@ async def renew(store: Store, head: Revision, tenure: Tenure) -> Claimed:
     """
     interrupted = tenure.resume == "begun" or (tenure.resume == "none" and tenure.interrupted)
     lease = replace(tenure.lease, epoch=tenure.epoch + 1, turn=0, resuming=True)
-    revision = await _commit(store, head, lease, f"sidecar: lease {lease.epoch} claimed by {lease.instance}")
+    revision = await _commit(store, head, lease, claim_title(lease.epoch, lease.instance))
     return Claimed(revision, Tenure(lease, interrupted), None)
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sidecar.snapshot.manifest import HANDS
+from sidecar.snapshot.manifest import CLAIM, HANDS
 from sidecar.stores.base import Commit
 
 WITHIN_S = 3600.0
 HANDED_OVER = 2
 """Living holders gave way so often within the hour. A rebuild does that once."""
-
-_CLAIM = re.compile(r"sidecar: lease \d+ claimed by (\S+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +57,11 @@ def _claims(history: Sequence[Commit]) -> Iterator[_Claim]:
     """Every claim, newest first; a hand-over that takes long says so in several commits."""
     latest: _Claim | None = None
     for commit in history:
-        match = _CLAIM.match(commit.title)
+        match = CLAIM.match(commit.title)
         if match is not None and commit.at is not None:
             if latest is not None:
                 yield latest
-            latest = _Claim(match[1], commit.at, False)
+            latest = _Claim(match[2], commit.at, False)
         elif latest is not None and commit.title.startswith(HANDS):
             latest = replace(latest, asked=True)
     if latest is not None:

@@ -11,12 +11,12 @@ from typing import NoReturn
 
 from sidecar import heap
 from sidecar.errors import RestoreFailed
-from sidecar.recovery import journal
+from sidecar.recovery import aside, journal
 from sidecar.recovery.choice import Image, Mode
 from sidecar.recovery.meter import Meter
 from sidecar.recovery.plan import Place, Plan, Step, operations
 from sidecar.recovery.prepare import Ready, gather, prepare, settling
-from sidecar.recovery.redo import Applied, Journal, apply, set_aside
+from sidecar.recovery.redo import Applied, Journal, apply
 from sidecar.recovery.staging import fetch
 from sidecar.recovery.survey import RowOf, survey
 from sidecar.recovery.tidy import clear, seal_tops
@@ -109,6 +109,7 @@ def _put(job: Job, plan: Plan, ready: Ready, looked: Mapping[str, bool], meter: 
             str(folder) if folder is not None else None,
             plan.places,
             tuple(ops),
+            wary=folder is not None,
         )
         if job.state_dir is not None and ops:
             if job.index is not None:
@@ -128,7 +129,7 @@ def _put(job: Job, plan: Plan, ready: Ready, looked: Mapping[str, bool], meter: 
         clear(place)
     seal_tops(log)
     forget_digests()
-    return _restored(plan, applied, folder, set_aside(log, applied))
+    return _restored(plan, applied, folder)
 
 
 def _staging_lost(applied: Applied) -> NoReturn:
@@ -152,7 +153,8 @@ def _stats(steps: Sequence[Step], placed: Mapping[str, Stat]) -> dict[str, Stat]
     return {**{s.entry.path: s.stat for s in steps if s.stat is not None}, **placed}
 
 
-def _restored(plan: Plan, applied: Applied, folder: Path | None, aside: int) -> Restored:
+def _restored(plan: Plan, applied: Applied, folder: Path | None) -> Restored:
+    moved = aside.count(str(folder)) if folder is not None else 0
     blocked = {s.entry.path for s in plan.steps if s.action == "blocked"} | set(applied.blocked)
     known = [s for s in plan.steps if s.action != "gone"]
     files = [s.entry for s in known if s.entry.kind == "file" and s.entry.path not in blocked]
@@ -163,8 +165,8 @@ def _restored(plan: Plan, applied: Applied, folder: Path | None, aside: int) -> 
         fetched=len(fetched),
         fetched_bytes=sum(e.size for e in fetched),
         kept_newer=sum(s.action == "newer" and s.local is not None for s in plan.steps),
-        conflicts=folder if aside else None,
-        conflict_count=aside,
+        conflicts=folder if moved else None,
+        conflict_count=moved,
         blocked=tuple(sorted(blocked)),
         image_newer=sum(s.action == "image" and s.local is not None for s in plan.steps),
         buried=sum(s.action == "gone" for s in plan.steps),

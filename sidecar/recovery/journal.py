@@ -17,8 +17,9 @@ from typing import Any
 import orjson
 
 from sidecar.errors import ManifestError
+from sidecar.recovery import aside
 from sidecar.recovery.plan import Op, Place
-from sidecar.recovery.redo import Applied, Journal, apply, set_aside
+from sidecar.recovery.redo import Applied, Journal, apply
 from sidecar.recovery.tidy import clear, seal_tops
 from sidecar.recovery.tree import Tick
 from sidecar.snapshot import codec
@@ -148,9 +149,9 @@ def finish_journal(state_dir: Path, index: Index | None = None, *, tick: Tick = 
     if journal is None:
         return None
     applied = apply(journal, tick)
-    conflicts = Path(journal.conflicts) if journal.conflicts and os.path.isdir(journal.conflicts) else None
-    aside = set_aside(journal, applied)
-    known = (journal.store, journal.snapshot, journal.revision, len(journal.ops), conflicts, aside)
+    moved = aside.count(journal.conflicts)
+    conflicts = Path(journal.conflicts) if journal.conflicts and moved else None
+    known = (journal.store, journal.snapshot, journal.revision, len(journal.ops), conflicts, moved)
     if applied.lost:
         why = f"{len(applied.lost)} verified files are gone from staging, {applied.lost[0]!r} first"
         return JournalOutcome(False, *known, applied.lost, applied.blocked, why)

@@ -149,8 +149,8 @@ def decode(raw: bytes) -> Lease:
 def decide(current: Lease | None, me: Me, *, least_epoch: int = 0, silent: bool = False) -> Take | Wait | Refuse:
     """What a starting instance does about the lease that it found.
 
-    ``least_epoch`` is the newest snapshot's, for a store whose lease was deleted by hand. ``silent`` says that the
-    holder was given its time and has not answered.
+    ``least_epoch`` is the newest snapshot's, or claim's, for a store whose lease was deleted by hand. ``silent`` says
+    that the holder was given its time and has not answered.
     """
     if current is None:
         return Take(Lease(least_epoch + 1, me.instance, me.space, "held", resuming=me.resumes), None)

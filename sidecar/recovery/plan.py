@@ -123,8 +123,9 @@ class Op:
     ``mtime_ns`` None: the time stays as it is. ``source`` is the staged file's name, or of a folder that is staged as
     a whole the folder's. ``away``: whatever else
     stands there goes to conflicts first. ``sides``: endings of SQLite's files beside it that go too.
-    ``expect``: (size, mtime_ns, ctime_ns) that a kept file must still have, one that goes, and what is replaced; what
-    else stands there was written since, and makes way into conflicts.
+    ``expect``: (size, mtime_ns, ctime_ns) that a kept file must still have, and one that goes, else they stay. Of what
+    is replaced it counts a database's log too, and ``was`` is its sha256 where it is known: whatever else stands there
+    was written since, and makes way into conflicts. None there: nothing stood in the way.
     """
 
     what: Literal["dir", "file", "link", "meta", "gone", "seal"]
@@ -142,6 +143,7 @@ class Op:
     away: bool = False
     sides: tuple[str, ...] = ()
     expect: tuple[int, int, int] | None = None
+    was: str = ""
 
 
 def check(manifest: Manifest) -> None:
@@ -214,20 +216,20 @@ def operations(
             gone.append(_removal(s, plan.fresh))
             continue
         away = s.action == "conflict"
-        seen = _seen(s.local) if s.action == "replace" and s.local is not None else None
+        seen, was = _replaced(s)
         common = (s.place, s.rel, e.path, e.mode, e.uid, e.gid, e.mtime_ns)
         if e.kind == "file" and s.changes:
             sides = SIDE_FILES if e.path in databases or (s.local is not None and s.local.live) else ()
             left = tuple(x for x in sides if e.path + x not in named)
-            files.append(Op("file", *common, sources[e.path], e.size, e.sha256, "", away, left, seen))
+            files.append(Op("file", *common, sources[e.path], e.size, e.sha256, "", away, left, seen, was))
             continue
-        base = Op("seal", *common, expect=seen)
+        base = Op("seal", *common)
         if e.kind == "dir":
             taking = (s.place, s.rel) in touched
-            made += _folder(s, base, away, taking, folders.get((s.place, s.rel), ""))
+            made += _folder(s, replace(base, expect=seen), away, taking, folders.get((s.place, s.rel), ""))
             seals += _seal(s, base, taking, e.path in named)
         elif e.kind == "symlink" and s.changes:
-            links.append(replace(base, what="link", target=e.target, away=away))
+            links.append(replace(base, what="link", target=e.target, away=away, expect=seen))
         elif s.action == "meta" and s.local is not None:
             meta.append(replace(base, what="meta", expect=_seen(s.local)))
     return [*made, *files, *links, *meta, *reversed(gone), *reversed(seals)]
@@ -240,6 +242,14 @@ def _removal(step: Step, fresh: bool) -> Op:
     return Op(
         "gone", step.place, step.rel, step.entry.path, sha256=printed(step.local), away=aside, expect=_seen(step.local)
     )
+
+
+def _replaced(step: Step) -> tuple[tuple[int, int, int] | None, str]:
+    """``expect`` and ``was`` of what is replaced."""
+    if step.action != "replace" or step.local is None:
+        return None, ""
+    stat = step.local.stat
+    return (stat.size, stat.mtime_ns, stat.ctime_ns), step.local.sha256
 
 
 def _seen(local: Local) -> tuple[int, int, int]:

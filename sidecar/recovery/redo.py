@@ -24,7 +24,8 @@ from sidecar.snapshot.manifest import FOLDER
 @dataclass(frozen=True, slots=True)
 class Journal:
     """``conflicts`` is the absolute folder for what makes way; with ``record`` the index is to describe this
-    snapshot afterwards.
+    snapshot afterwards. ``wary``: its operations say what they replace, so that what was written since is told from it
+    (journals of earlier versions don't).
     """
 
     store: str
@@ -35,26 +36,19 @@ class Journal:
     conflicts: str | None
     places: tuple[Place, ...]
     ops: tuple[Op, ...]
+    wary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What came of a journal: the stat of each entry that it put in place, and what it couldn't.
 
-    ``lost`` are the entries whose staged bytes are gone; ``blocked`` what nobody could move aside; ``unseen`` counts
-    what was moved aside because it came after the plan.
+    ``lost`` are the entries whose staged bytes are gone; ``blocked`` what nobody could move aside.
     """
 
     stats: Mapping[str, Stat]
     lost: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
-    unseen: int = 0
-
-
-def set_aside(journal: Journal, applied: Applied) -> int:
-    """How much lies in conflicts now: what was to go there and could, also before a crash, and what came since."""
-    blocked = set(applied.blocked)
-    return sum(op.away and op.path not in blocked for op in journal.ops) + applied.unseen
 
 
 def apply(journal: Journal, tick: Tick) -> Applied:
@@ -74,7 +68,7 @@ def apply(journal: Journal, tick: Tick) -> Applied:
             if tree is not None:
                 settle(tree.base)
         run.aside.settle()
-        return Applied(run.stats, tuple(run.lost), tuple(run.blocked), run.unseen)
+        return Applied(run.stats, tuple(run.lost), tuple(run.blocked))
 
 
 class _Run:
@@ -91,7 +85,6 @@ class _Run:
         self.stats: dict[str, Stat] = {}
         self.lost: list[str] = []
         self.blocked: list[str] = []
-        self.unseen = 0
 
     def one(self, op: Op) -> None:
         if op.place not in self.trees:
@@ -164,22 +157,20 @@ class _Run:
         if self.came and (op.place, op.source.rpartition("/")[0]) in self.came:
             return
         staging = self.staging[op.place]
-        if staging is None or ((op.away or op.sides) and staging.lstat(op.source) is None):
+        there = tree.lstat(op.rel)
+        aside = self._goes_aside(op, tree, there)
+        if staging is None or ((aside or op.sides) and staging.lstat(op.source) is None):
             self._placed(op, tree)
             return
-        found = tree.lstat(op.rel)
-        if found is not None and self._goes_aside(op, found):
-            if staging.lstat(op.source) is None:
-                self._placed(op, tree)
-                return
-            if not self._away(op, tree):
-                return
+        if aside and there is not None and not self._away(op, tree):
+            return
         for ending in op.sides:
-            found = tree.lstat(op.rel + ending)
-            # What was replaced had them as its own.
-            aside = found is not None and (op.away or op.expect is None) and self._goes_aside(op, found)
-            if found is not None and not (aside and self._away(op, tree, ending)):
+            if tree.lstat(op.rel + ending) is None:
+                continue
+            if not aside:
                 tree.unlink(op.rel + ending)
+            elif not self._away(op, tree, ending):
+                return
         found = None
         try:
             found = staging.move_file(op.source, tree, op.rel)
@@ -265,14 +256,29 @@ class _Run:
         if found is not None:
             self.stats[op.path] = Stat.of(found)
 
-    def _goes_aside(self, op: Op, found: os.stat_result) -> bool:
-        """Whether what stands there is kept: it differed when it was planned, or is another since."""
-        if op.away or self.journal.conflicts is None:
+    def _goes_aside(self, op: Op, tree: Tree, there: os.stat_result | None) -> bool:
+        """Whether what stands there, with its sides, is kept: it differed when that was planned, or does since."""
+        if op.away or not self.journal.wary:
             return op.away
-        return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) != op.expect
+        if there is None:  # of a database that had none, or went aside before a crash, the log may still be there
+            return bool(op.sides) and (op.expect is None or self.aside.has(op.path))
+        return not self._as_planned(op, tree, there)
+
+    def _as_planned(self, op: Op, tree: Tree, there: os.stat_result) -> bool:
+        """Whether it still is what is replaced, by stat or by content: a chown, or another link to it, is no write."""
+        if op.expect is None:
+            return False
+        sides = [found for ending in ("-wal", "-journal") if (found := tree.lstat(op.rel + ending)) is not None]
+        stats = [Stat.of(found) for found in (there, *sides)]
+        size = sum(s.size for s in stats)
+        if (size, max(s.mtime_ns for s in stats), max(s.ctime_ns for s in stats)) == op.expect:
+            return True
+        if not op.was or size != op.expect[0] or size != there.st_size or not st.S_ISREG(there.st_mode):
+            return False
+        return steady_digest(tree, op.rel, self.tick) == op.was
 
     def _make_way(self, op: Op, tree: Tree, found: os.stat_result) -> bool:
-        if self._goes_aside(op, found):
+        if self._goes_aside(op, tree, found):
             return self._away(op, tree)
         tree.unlink(op.rel)
         return True
@@ -282,7 +288,6 @@ class _Run:
         if not self.aside.move(tree, op.rel + ending, op.path + ending, in_place=op.what == "file"):
             self.blocked.append(op.path)
             return False
-        self.unseen += not op.away
         return True
 
 

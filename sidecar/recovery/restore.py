@@ -60,17 +60,19 @@ async def restore(
     progress: RestoreProgress,
     instance: str,
     alive: Callable[[], None] | None = None,
+    earlier: JournalOutcome | None = None,
 ) -> Restored:
     """Bring ``roots`` to ``manifest`` before main starts; afterwards ``index`` describes it.
 
     Finishes an open journal first. Where the index knows this very snapshot, local changes are newer and
     stay. Else what differs locally and isn't as the index says is moved to ``<state_dir>/conflicts/<time>/``.
-    ``alive`` is called, on the loop, when something moves. Raises RestoreFailed (Damaged among it),
+    ``alive`` is called, on the loop, when something moves; ``earlier`` is what the caller has finished of a journal.
+    Raises RestoreFailed (Damaged among it),
     ManifestError and what the store raises; the next call doesn't fetch again what was verified by then.
     """
     meter = Meter(progress, alive)
     await meter.work(check, manifest)
-    earlier = await meter.to_the_end(finish_journal, state_dir, index, tick=meter.tick)
+    earlier = await meter.to_the_end(finish_journal, state_dir, index, tick=meter.tick) or earlier
     mode = await meter.work(_believe, index, store_id, manifest, revision)
     where, skipped = await meter.work(places, manifest, roots)
     image = await meter.work(image_of, index, manifest)

@@ -51,6 +51,7 @@ class Start:
         self.claimant = Claimant(store, plan, state, self._progress, self._patience)
         self._ways_out: dict[str, str] = {}
         self._downloaded: SnapshotId | None = None
+        self._finished: journal.JournalOutcome | None = None  # of a restore that was cut off before this start
 
     async def recover(self) -> Recovered | None:
         """Try until it holds. None: go on without (``continue``). Raises RestoreFailed where the start is over."""
@@ -110,7 +111,8 @@ class Start:
         return RestoreFailed(f"{failure.message}. {self._ways_out[failure.message]}")
 
     async def _attempt(self) -> Recovered:
-        await asyncio.to_thread(journal.finish_journal, self.plan.state_dir, self.index)
+        finished = await asyncio.to_thread(journal.finish_journal, self.plan.state_dir, self.index)
+        self._finished = finished or self._finished
         noting = asyncio.create_task(
             note_image(self.index, self.plan, self._progress.alive)
         )  # reads this disk while the store is asked
@@ -154,6 +156,7 @@ class Start:
                 progress=self.state.restore,
                 instance=self.plan.me.instance,
                 alive=lambda: self._brought(4),
+                earlier=self._finished,
             )
             restored = await self._unless_squashed(work, found.head)
             row["detail"] = f"{restored.files} files, {restored.fetched} of them fetched"

@@ -149,6 +149,8 @@ class _Looker:
             ours = self.own is not None and _reaches(self.own, here)
             if ours or tree.mount_point(rel) or mounts.within(here):
                 action = "blocked"
+        if action == "replace" and local is not None and local.kind == "file" and not local.sha256 and row is not None:
+            local = replace(local, sha256=row.entry.sha256)  # untouched since, as its stat says
         step = Step(action, entry, n, rel, local, implied, known, _recordable(action, entry, local, row))
         if step.changes and local is not None and self.mode != "confirm":
             self._refuse_unmovable(step, local, place, here)

@@ -29,6 +29,13 @@ class Damaged(RestoreFailed):
 def failed(doing: str, path: str, error: OSError) -> RestoreFailed:
     """``error`` while we were ``doing`` something to the local ``path``."""
     why = error.strerror or type(error).__name__
+    if error.errno == errno.EROFS:
+        return RestoreFailed(
+            f"can't {doing} {path!r}: it is mounted read-only. What is there was left as it is. Mount it so that it may"
+            " be written, or take it out of SIDECAR_PATHS",
+            final=True,
+            code=EX_CONFIG,
+        )
     if error.errno in _OURS:
         return RestoreFailed(
             f"can't {doing} {path!r} as user {os.geteuid()}: {why}. What is there was left as it is. "
@@ -55,7 +62,7 @@ def unwritable(path: str, inside: str, snapshot: str, error: str) -> RestoreFail
 
 def _fix(path: str) -> str:
     if os.path.isfile(path):
-        return f"chown {os.geteuid()}:{os.getegid()} {path}, or mount it so that it may be written"
+        return f"RUN chown {os.geteuid()}:{os.getegid()} {path}"
     recursive = "-R " if os.path.isdir(path) and os.access(path, os.W_OK) else ""
     return f"RUN mkdir -p {path} && chown {recursive}{os.geteuid()}:{os.getegid()} {path}"
 

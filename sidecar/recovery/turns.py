@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from sidecar.recovery.lease import Lease, Me
-from sidecar.snapshot.manifest import SnapshotId
+from sidecar.snapshot.manifest import CLAIM, SnapshotId
 
 
 @dataclass(slots=True)
@@ -58,12 +57,9 @@ def lets_go(found: Lease | None, me: Me, clean: bool, resuming: bool | None = No
     return None
 
 
-_CLAIM = re.compile(r"sidecar: lease (\d{1,18}) claimed by ")
-
-
 def last_claim(titles: Iterable[str]) -> int:
     """The latest epoch that a commit's title claims, 0 where none does: a lease that was deleted doesn't tell."""
-    return max((int(found[1]) for title in titles if (found := _CLAIM.match(title))), default=0)
+    return max((int(found[1]) for title in titles if (found := CLAIM.match(title))), default=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ ASKS = "sidecar: lease requested by "
 HANDS = "sidecar: lease handing over"
 """The title of a commit that changes nothing but the lease: its holder answers that it hands over, or still does."""
 
+CLAIM = re.compile(r"sidecar: lease (\d{1,17}) claimed by (\S+)")
+"""How the title of a commit starts that takes the lease, see ``claim_title``: its epoch, and the instance."""
+
 Kind = Literal["file", "dir", "symlink"]
 Flag = Literal["", "unsettled", "stale", "unreadable"]
 
@@ -164,6 +167,10 @@ def root_of(path: str, names: Iterable[str]) -> str | None:
 
 def title(snapshot: SnapshotId, words: str = "") -> str:
     return f"{TITLE}{snapshot}" + (f" ({words})" if words else "")
+
+
+def claim_title(epoch: int, instance: str) -> str:
+    return f"sidecar: lease {epoch} claimed by {instance}"
 
 
 def snapshot_in(commit_title: str) -> str | None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from sidecar.snapshot.manifest import ASKS, HANDS, SnapshotId, snapshot_in
+from sidecar.snapshot.manifest import ASKS, CLAIM, HANDS, SnapshotId, snapshot_in
 
 Verdict = Literal["mine", "requested", "withdrawn", "fenced", "older", "lost"]
 
 Footing = Literal["ours", "edited", "fenced"]
 """Of a head that isn't what we committed last: ours to go on from, somebody's edit, or somebody else's."""
-
-CLAIMS = re.compile(r"sidecar: lease \d+ claimed by ")
 
 
 class Tenure(Protocol):
@@ -67,7 +64,7 @@ def weigh(verdict: Verdict, epoch: int, since: Sequence[str], *, gone: bool, sam
     if verdict == "older" and gone:
         return "fenced"  # not put back by hand: somebody has claimed it since it was deleted, and squashed
     if verdict in ("lost", "older"):
-        if any(CLAIMS.match(title) or _others(title, epoch, gone and not same) for title in since):
+        if any(CLAIM.match(title) or _others(title, epoch, gone and not same) for title in since):
             return "fenced"  # it was lost after somebody had taken it
         return "edited"
     if same or (since and all(map(about_the_lease, since))):

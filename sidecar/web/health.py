@@ -60,8 +60,8 @@ NOTED = {
     "port-unavailable": "The port could not be had: nothing answers there.",
     "resume-failed": "A resume command failed; the main program was started all the same.",
     "root-unwritable": "A root can't be written by this user.",
-    "supervisor-gone": "The supervisor was killed: the agent goes on, but nobody would start it again.",
     "socket-unavailable": "Our own commands can't reach this agent.",
+    "supervisor-gone": "The supervisor was killed: the agent goes on, but nobody would start it again.",
     "undeclared-root": "The snapshot holds a root that SIDECAR_PATHS doesn't name.",
     "upstream-down": "The main program accepts no connections: visitors get an error page.",
 }

@@ -146,9 +146,7 @@ def after_the_supervisor_is_killed(tmp: Path) -> None:
 def after_the_supervisor_everything_is_told_to_end(tmp: Path) -> None:
     """Nobody is left to order the last snapshot: the agent's own SIGTERM does, and leaves main its time."""
     with in_folder(tmp) as space:
-        main, agent = orphaned(
-            space, "trap 'sleep 1; echo bye > disk/data/bye; exit' TERM; while :; do sleep 0.1; done"
-        )
+        main, agent = orphaned(space, LAST_WORDS)
         os.kill(main, signal.SIGTERM)
         os.kill(agent, signal.SIGTERM)
         ended(space, agent)

@@ -37,11 +37,11 @@ LAYERS: list[tuple[str, frozenset[str]]] = [
                 "posting",
                 "recording",
                 "resuming",
-                "orphaned",
                 "serving",
                 "session",
                 "syncing",
                 "tending",
+                "unsupervised",
                 "verbs",
             }
         ),

@@ -22,7 +22,9 @@ from typing import Any
 
 from sidecar.errors import EX_CONFIG, RestoreFailed
 from sidecar.recovery import journal
+from sidecar.recovery.aside import Aside, count
 from sidecar.recovery.restore import finish_journal
+from sidecar.recovery.tree import Tree
 from sidecar.roots import Root
 from sidecar.snapshot.manifest import Manifest
 from sidecar.stores.base import StoreError
@@ -98,7 +100,7 @@ def conflicts_go_to_another_filesystem_whole(base: Path) -> None:
     assert os.stat(done.conflicts / "data/was/c").st_mtime_ns == 999
     assert os.readlink(done.conflicts / "data/link") == "/elsewhere"
     assert sorted(os.listdir(world.root)) == ["link", "was"]
-    assert (done.conflict_count, done.blocked) == (2, ())
+    assert (done.conflict_count, done.blocked) == (4, ()), "files and links, each of them"
 
 
 def picture_without_times(seen: dict[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
@@ -183,6 +185,23 @@ def mounts_in_a_folder_that_would_make_way_are_left(base: Path) -> None:
         assert (world.root / "was/mine").read_text() == "1"
         assert (world.root / "z").read_text() == "3"
         assert not journal.is_open(world.state)
+
+
+@scenario
+def mount_that_came_since_is_left_as_well(base: Path) -> None:
+    fill(base / "root", {"folder/mine": "1", "file": ""})
+    fill(base / "precious", {"p": "theirs"})
+    (base / "root/folder/bound").mkdir()
+    mount("--bind", str(base / "precious"), str(base / "root/folder/bound"))
+    mount("--bind", str(base / "precious/p"), str(base / "root/file"))
+    tmpfs(base / "elsewhere")
+    for conflicts in (base / "elsewhere/1", base / "here"):
+        with Tree(str(base / "root")) as tree, Aside(str(conflicts), lambda: None) as aside:
+            assert not aside.move(tree, "folder", "data/folder", in_place=True)
+            assert not aside.move(tree, "file", "data/file", in_place=False)
+            assert count(str(conflicts)) == 0
+    assert (base / "precious/p").read_text() == "theirs"
+    assert (base / "root/folder/mine").read_text() == "1"
 
 
 @scenario

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -82,7 +84,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def interrupted(world: World, manifest: Manifest, revision: str, ops: list[Op]) -> Place:
+def interrupted(world: World, manifest: Manifest, revision: str, ops: list[Op], *, wary: bool = True) -> Place:
     """A journal that was written, and nothing of it done."""
     base = os.path.realpath(world.root)
     place = Place("data", str(world.root), base, "", f"{base}/.sidecar-tmp-restore")
@@ -91,7 +93,15 @@ def interrupted(world: World, manifest: Manifest, revision: str, ops: list[Op]) 
         if op.what == "file":
             shutil.copy(world.base / "originals" / op.rel, f"{place.staging}/{op.source}")
     log = Journal(
-        STORE_ID, str(manifest.snapshot), revision, "i", True, str(world.state / "conflicts/1"), (place,), tuple(ops)
+        STORE_ID,
+        str(manifest.snapshot),
+        revision,
+        "i",
+        True,
+        str(world.state / "conflicts/1"),
+        (place,),
+        tuple(ops),
+        wary,
     )
     journal.write(world.state, log, manifest)
     return place
@@ -289,26 +299,83 @@ def test_what_was_written_since_the_cut_makes_way_into_conflicts(world: World) -
     assert (world.root / "folder").is_dir()
 
 
-@pytest.mark.parametrize("written", [False, True])
-def test_what_is_replaced_makes_way_only_if_it_was_written_since(world: World, written: bool) -> None:
+def replacing(world: World, ops: list[Op]) -> list[Op]:
+    """``ops`` as a plan has them that has seen what stands there now, which the index knows."""
+    out = []
+    for op in ops:
+        at = world.root / op.rel
+        stats = [os.stat(p) for p in (at, Path(f"{at}-wal"), Path(f"{at}-journal")) if p.exists()]
+        seen = (sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats), max(s.st_ctime_ns for s in stats))
+        sides = ("-wal", "-shm", "-journal") if op.rel.endswith(".db") else ()
+        out.append(replace(op, expect=seen, was=hashlib.sha256(at.read_bytes()).hexdigest(), sides=sides))
+    return out
+
+
+@pytest.mark.parametrize("written", ["not at all", "anew", "to its log", "to both"])
+def test_what_is_replaced_makes_way_only_if_it_was_written_since(world: World, written: str) -> None:
+    """Of a database with a log the log alone tells; what makes way takes its log along."""
+    fill(world.root, {"a.db": "new"})
+    revision, manifest = world.snapshot()
+    ops = file_ops(world, manifest)
+    fill(world.root, {"a.db": "old", "a.db-wal": "log"})
+    interrupted(world, manifest, revision, replacing(world, ops))
+    mine = {"anew": {"a.db": "mine"}, "to its log": {"a.db-wal": "logged"}, "to both": {"a.db": "m", "a.db-wal": "l"}}
+    fill(world.root, mine.get(written, {}))
+    outcome = finish_journal(world.state)
+    assert outcome is not None
+    assert {p.name: p.read_text() for p in world.root.iterdir()} == {"a.db": "new"}
+    moved = {} if written == "not at all" else {"a.db": "old", "a.db-wal": "log"} | mine[written]
+    folder = world.state / "conflicts/1/data"
+    assert {p.name: p.read_text() for p in (folder.iterdir() if folder.exists() else ())} == moved
+    assert (outcome.conflicts is not None, outcome.conflict_count) == (bool(moved), len(moved))
+
+
+def test_the_log_of_what_made_way_before_a_crash_follows_it(world: World) -> None:
+    fill(world.root, {"a.db": "new"})
+    revision, manifest = world.snapshot()
+    ops = file_ops(world, manifest)
+    fill(world.root, {"a.db": "old"})
+    interrupted(world, manifest, revision, replacing(world, ops))
+    (world.root / "a.db").unlink()
+    fill(world.state, {"conflicts/1/data/a.db": "mine"})
+    fill(world.root, {"a.db-wal": "its log"})
+    assert finish_journal(world.state) is not None
+    folder = world.state / "conflicts/1/data"
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {"a.db": "mine", "a.db-wal": "its log"}
+    assert {p.name: p.read_text() for p in world.root.iterdir()} == {"a.db": "new"}
+
+
+def test_an_owner_or_another_link_is_no_write(world: World) -> None:
+    """Both move the ctime: of two links to one file the first that is replaced changes the other's."""
+    fill(world.root, {"a": "new a", "b": "new b"})
+    revision, manifest = world.snapshot()
+    ops = file_ops(world, manifest)
+    fill(world.root, {"a": "old"})
+    (world.root / "b").unlink()
+    os.link(world.root / "a", world.root / "b")
+    interrupted(world, manifest, revision, replacing(world, ops))
+    os.chmod(world.root / "a", 0o600)
+    outcome = finish_journal(world.state)
+    assert outcome is not None
+    assert (outcome.complete, outcome.conflicts) == (True, None)
+    assert {p.name: p.read_text() for p in world.root.iterdir()} == {"a": "new a", "b": "new b"}
+
+
+def test_a_journal_of_before_is_finished_as_it_was_meant(world: World) -> None:
+    """It doesn't say what it replaces."""
     fill(world.root, {"a": "new"})
     revision, manifest = world.snapshot()
     ops = file_ops(world, manifest)
     fill(world.root, {"a": "old"})
-    found = os.stat(world.root / "a")
-    interrupted(
-        world,
-        manifest,
-        revision,
-        [replace(op, expect=(found.st_size, found.st_mtime_ns, found.st_ctime_ns)) for op in ops],
-    )
-    if written:
-        fill(world.root, {"a": "mine"})
+    interrupted(world, manifest, revision, ops, wary=False)
+    lines = (world.state / journal.NAME).read_text().splitlines()
+    head = json.loads(lines[0])
+    assert head.pop("wary") is False
+    (world.state / journal.NAME).write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
     outcome = finish_journal(world.state)
     assert outcome is not None
+    assert (outcome.complete, outcome.conflicts) == (True, None)
     assert (world.root / "a").read_text() == "new"
-    assert outcome.conflict_count == written
-    assert (outcome.conflicts is not None) == written
 
 
 def test_kept_file_that_changed_since_it_was_looked_at_is_left_alone(world: World) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,26 @@ from sidecar.state import RootState, State
 from sidecar.stores.base import Access, Store, Unavailable
 from sidecar.stores.folder import FolderStore
 from sidecar.sync.handover import heed_lease
+from tests.recovery.test_journal import file_ops, interrupted
+from tests.recovery.world import World, fill
 from tests.sync.faulty import Faulty, opened
 from tests.sync.lives import Life
 
 
 @contextmanager
 def starting(
-    base: Path, store: Store, wait_s: float = 1.0, instance: str = "new", timeout_s: float = 5.0
+    base: Path,
+    store: Store,
+    wait_s: float = 1.0,
+    instance: str = "new",
+    timeout_s: float = 5.0,
+    *,
+    there: bool = False,
 ) -> Iterator[tuple[Start, Path]]:
-    """A start on a fresh disk, which is given too."""
+    """A start on a fresh disk, or one that is ``there``; the disk is given too."""
     disk, state_dir = base / "disk", base / "state"
-    disk.mkdir(parents=True)
-    state_dir.mkdir()
+    disk.mkdir(parents=True, exist_ok=there)
+    state_dir.mkdir(exist_ok=there)
     plan = Plan(
         roots=(Root("data", str(disk / "data")),),
         me=Me(instance, "local"),
@@ -59,6 +68,27 @@ def starting(
         yield Start(store, index, plan, state, Record(instance)), disk
     finally:
         index.close()
+
+
+def test_a_start_says_what_the_restore_that_it_finished_moved_aside(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    fill(world.root, {"a": "one"})
+    revision, manifest = world.snapshot(change=lambda m: replace(m, space="local"))
+    ops = file_ops(world, manifest)
+    (world.root / "a").unlink()
+    interrupted(world, manifest, revision, ops)
+    fill(world.root, {"a": "mine"})
+
+    async def scenario() -> None:
+        async with opened(tmp_path / "store") as store:
+            with starting(tmp_path, store, there=True) as (start, _):
+                recovered = await start.recover()
+                assert recovered is not None
+                assert recovered.restored.conflicts == world.state / "conflicts/1"
+                assert recovered.restored.conflict_count == 1
+
+    asyncio.run(scenario())
+    assert (world.root / "a").read_text() == "one"
 
 
 class Watched(FolderStore):
