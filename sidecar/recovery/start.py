@@ -51,6 +51,7 @@ class Start:
         self.claimant = Claimant(store, plan, state, self._progress, self._patience)
         self._ways_out: dict[str, str] = {}
         self._downloaded: SnapshotId | None = None
+        self._read: str | None = None  # of which snapshot, in words: from then on an empty store is none to start from
         self._finished: journal.JournalOutcome | None = None  # of a restore that was cut off before this start
 
     async def recover(self) -> Recovered | None:
@@ -232,29 +233,37 @@ class Start:
                 revision=self.plan.revision,
             )
             self._progress.reached(2)
+            if origin.manifest is not None:
+                self._read = f"this start has read its snapshot {origin.manifest.snapshot}"
+            elif self._read is not None:
+                raise RestoreFailed(
+                    f"{self.store.url} is empty, but {self._read}: it was deleted or replaced since. Nothing was"
+                    " changed. Bring it back, or restart to begin anew with what is here"
+                )
             return Seen(access, head, origin, await self._lease(head))
 
     async def _access(self) -> Access:
         known = await asyncio.to_thread(self.index.known)
-        mine = known is not None and known.store == self.plan.store_id
+        had, anew = self._read, "restart" if self._read is not None else ""
+        if known is not None and known.store == self.plan.store_id:
+            had, anew = f"this disk was at its snapshot {known.snapshot}", f"remove {self.index.path}"
         # Where there was one, an empty one in its place would be in the way of whoever brings it back.
         try:
-            access = await self.store.check(create=self.plan.cold_start != "refuse" and not mine)
+            access = await self.store.check(create=self.plan.cold_start != "refuse" and had is None)
         except NotFound as error:
-            if known is None or not mine:
+            if had is None:
                 raise
             raise RestoreFailed(
-                f"{error.message.rstrip('.')}. This disk was at its snapshot {known.snapshot}, and nothing was created."
-                f" If that store is gone for good, remove {self.index.path} to begin anew with what is here",
+                f"{error.message.rstrip('.')}. {had.capitalize()}, and nothing was created."
+                f" If that store is gone for good, {anew} to begin anew with what is here",
                 final=True,
                 code=EX_REFUSED,
             ) from error
         self._progress.reached(1)
-        if known is not None and mine and not access.exists:
+        if had is not None and not access.exists:
             raise RestoreFailed(
-                f"{self.store.url} is gone, but this disk was at its snapshot {known.snapshot}: it was deleted,"
-                f" moved, or isn't mounted. Nothing was created. Bring it back, or remove {self.index.path} to begin"
-                " anew with what is here"
+                f"{self.store.url} is gone, but {had}: it was deleted, moved, or isn't mounted. Nothing was created."
+                f" Bring it back, or {anew} to begin anew with what is here"
             )
         if access.created:
             log.warning(

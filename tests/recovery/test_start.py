@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -89,6 +90,43 @@ def test_a_start_says_what_the_restore_that_it_finished_moved_aside(tmp_path: Pa
 
     asyncio.run(scenario())
     assert (world.root / "a").read_text() == "one"
+
+
+class Vanishing(FolderStore):
+    """Is moved away when the first file is asked for; with ``anew`` an empty one stands there then."""
+
+    away: Path
+    anew: bool
+
+    async def fetch(self, revision: str, paths: Iterable[str], into: Path, *args: Any, **more: Any) -> None:
+        asked = list(paths)
+        if any(path.startswith("data/") for path in asked) and not self.away.exists():
+            at = self.url.removeprefix("file://")
+            os.rename(at, self.away)
+            if self.anew:
+                await FolderStore(at).check(create=True)
+        await super().fetch(revision, asked, into, *args, **more)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_store_that_goes_in_a_start_is_no_first_deploy(tmp_path: Path, anew: bool) -> None:
+    """The disk knows nothing of it, but this very start has read a snapshot: main never starts on an empty state."""
+    world = World(tmp_path)
+    fill(world.root, {"a": "one"})
+    world.snapshot(change=lambda m: replace(m, space="local"))
+    (world.root / "a").unlink()
+    store = Vanishing(tmp_path / "store")
+    store.away, store.anew = tmp_path / "away", anew
+
+    async def scenario() -> None:
+        with starting(tmp_path, store, there=True, timeout_s=0.5) as (start, _):
+            with pytest.raises(RestoreFailed, match=r"this start has read its snapshot 1\.1") as failure:
+                await start.recover()
+            assert failure.value.exit_code == 75
+
+    asyncio.run(scenario())
+    assert (tmp_path / "store").exists() is anew, "nothing is created in its place"
+    assert not (world.root / "a").exists()
 
 
 class Watched(FolderStore):
